@@ -1,0 +1,55 @@
+"""graphscale trains graph networks past the limits of the machine.
+
+Names are imported when they are first used, so that ``import graphscale`` and the command line's
+help need neither torch nor PyG.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from graphscale.api import clusters as clusters
+    from graphscale.batches.cluster import ClusterBatches as ClusterBatches
+    from graphscale.batches.full import FullBatch as FullBatch
+    from graphscale.data.static import from_pyg as from_pyg
+    from graphscale.data.static import load as load
+    from graphscale.errors import InputError as InputError
+    from graphscale.graph import Graph as Graph
+    from graphscale.loop import fit as fit
+    from graphscale.partitioning import partition as partition
+    from graphscale.recipes.cluster_gcn import ClusterGCNConfig as ClusterGCNConfig
+    from graphscale.run import Run as Run
+    from graphscale.session import evaluate as evaluate
+    from graphscale.session import train as train
+
+_HOME = {
+    "clusters": "api",
+    "ClusterBatches": "batches.cluster",
+    "FullBatch": "batches.full",
+    "from_pyg": "data.static",
+    "load": "data.static",
+    "InputError": "errors",
+    "Graph": "graph",
+    "partition": "partitioning",
+    "ClusterGCNConfig": "recipes.cluster_gcn",
+    "Run": "run",
+    "evaluate": "session",
+    "train": "session",
+    "fit": "loop",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'graphscale' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"graphscale.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

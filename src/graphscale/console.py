@@ -1,0 +1,103 @@
+"""What a person sees: a live bar on a terminal, plain lines elsewhere. All on standard error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as Rich
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from graphscale.config import TrainConfig
+from graphscale.loop import Record
+from graphscale.run import Run
+
+# Without a terminal, lines no closer than this many seconds.
+_EVERY = 5.0
+
+
+class Console:
+    """Tells of a session as it goes; ``quiet`` tells nothing."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.rich = Rich(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._last = 0.0
+        self._said: set[str] = set()
+
+    def say(self, line: str) -> None:
+        """A line, once: what two seeds would both say is said by the first."""
+        if line not in self._said:
+            self._said.add(line)
+            self.rich.print(line, markup=False)
+
+    def begins(self, run: Run, seed: int, config: TrainConfig) -> None:
+        """What was read and built, and the bar of one seed."""
+        for note in run.notes:
+            self.say(f"note: {note}")
+        if run.partition:
+            p = run.partition
+            self.say(
+                f"seed {seed}: {p['num_parts']} {p['method']} clusters of {p['smallest']}..{p['largest']} nodes,"
+                f" {float(str(p['edge_cut'])):.1%} of the edges between them"
+            )
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[line]}"),
+            TimeRemainingColumn(),
+        )
+        if self.rich.is_terminal and not self.rich.quiet:
+            self._progress = Progress(*columns, console=self.rich)
+            self._progress.start()
+            self._progress.add_task(f"seed {seed}", total=config.epochs, line="")
+        self._last = time.monotonic()
+
+    def epoch(self, run: Run, record: Record) -> None:
+        """One epoch's loss and validation score."""
+        line = f"loss {record.loss:.4f}"
+        if record.scores is not None:
+            line += f"  val {run.monitor} {record.scores['val'][run.monitor]:.2%}"
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=record.epoch + 1, line=line)
+        elif time.monotonic() - self._last > _EVERY:
+            self._last = time.monotonic()
+            self.rich.print(f"epoch {record.epoch + 1}  {line}", markup=False)
+
+    def ends(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def finished(self, result: Mapping[str, Any], out: Path) -> None:
+        """The scores, and where the run lies."""
+        self.rich.print(scores_table(result))
+        seconds = result["seconds"]
+        self.rich.print(
+            f"prepared in {seconds['prepare']:.1f} s, trained in {seconds['train']:.1f} s,"
+            f" evaluated in {seconds['evaluate']:.1f} s; peak anonymous memory"
+            f" {result['peak_anon_mb'] or float('nan'):.0f} MB; run folder: {out}",
+            markup=False,
+        )
+
+
+def scores_table(result: Mapping[str, Any]) -> Table:
+    """Percent on screens: a row a metric, a column a split, deviations where there are several runs."""
+    mean, std = result.get("mean", result), result.get("std")
+    table = Table("metric", "validation", "test")
+    for name in mean["test"]:
+        cells = []
+        for split in ("val", "test"):
+            value = mean[split][name]
+            percent = name != "logloss"
+            cell = f"{100 * value:.2f} %" if percent else f"{value:.4f}"
+            if std is not None:
+                cell += f" ± {std[split][name] * (100 if percent else 1):.{2 if percent else 4}f}"
+            cells.append(cell)
+        table.add_row(name, *cells)
+    return table

@@ -1,0 +1,103 @@
+"""A run is a folder: what was asked, what happened, what came out.
+
+``config.toml`` (feed it back with ``--config``), ``metrics.jsonl`` (a line an epoch), TensorBoard
+events, ``checkpoints/`` (``best.pt`` and the last ``keep``), ``result.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from torch.utils.tensorboard import SummaryWriter
+
+from graphscale import checkpoint
+from graphscale.errors import InputError
+from graphscale.loop import Log, Record
+from graphscale.step import Sync
+
+
+def claim(path: Path, *, overwrite: bool) -> None:
+    """Make an empty folder of ``path``.
+
+    Raises:
+        InputError: where it holds something and ``overwrite`` is not set, or holds no run at all.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not overwrite:
+            raise InputError(f"{path} is in use. Give another --out, or --overwrite to replace the run in it.")
+        if not (path / "config.toml").is_file():
+            raise InputError(f"{path} is not a run's folder; it is not replaced. Give another --out.")
+        shutil.rmtree(path)
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def dumps(value: Any, **options: Any) -> str:
+    """JSON text; numbers that JSON cannot hold (NaN, infinity) become null."""
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_config(path: Path, recipe: str, settings: Mapping[str, Any]) -> None:
+    """The resolved settings as TOML; what is not set is left out."""
+    kept = {name: value for name, value in settings.items() if value is not None}
+    checkpoint.write_aside(path, tomli_w.dumps({"recipe": recipe, **kept}).encode())
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """``result.json``, indented."""
+    checkpoint.write_aside(path, (dumps(result, indent=1) + "\n").encode())
+
+
+class RunFolder:
+    """Writes one run's folder while it trains."""
+
+    def __init__(self, path: Path, *, keep: int, save_every: int) -> None:
+        self.path, self.keep, self.save_every = path, keep, save_every
+        self.checkpoints = path / "checkpoints"
+        self.checkpoints.mkdir()
+        self._metrics = open(path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._board = SummaryWriter(str(path))
+        self._best_saved = -1
+
+    def record(self, record: Record) -> None:
+        """A line of metrics and TensorBoard's scalars of one epoch."""
+        self._metrics.write(dumps(asdict(record)) + "\n")
+        self._metrics.flush()
+        self._board.add_scalar("loss/train", record.loss, record.epoch)
+        self._board.add_scalar("seconds/epoch", record.seconds, record.epoch)
+        for split, scores in (record.scores or {}).items():
+            for name, value in scores.items():
+                self._board.add_scalar(f"{name}/{split}", value, record.epoch)
+
+    def save(self, log: Log, sync: Sync, extra: Mapping[str, Any]) -> None:
+        """The last state, and the best one where it is new; older checkpoints go."""
+        if log.best_epoch > self._best_saved:
+            best = {"epoch": log.best_epoch, "model": log.best_state, **extra}
+            checkpoint.save(self.checkpoints / "best.pt", best)
+            self._best_saved = log.best_epoch
+        slots = [
+            {"module": slot.module.state_dict(), "optimiser": slot.optimiser.state_dict()} for slot in sync.slots()
+        ]
+        state = {"epochs": log.epochs, "steps": log.steps, "slots": slots, **extra}
+        checkpoint.save(self.checkpoints / f"epoch-{log.epochs:06d}.pt", state)
+        for old in sorted(self.checkpoints.glob("epoch-*.pt"))[: -self.keep]:
+            old.unlink()
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._metrics.close()
+        self._board.close()

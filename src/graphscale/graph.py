@@ -1,0 +1,289 @@
+"""What exists: a static graph, its nodes in the order in which training reads them.
+
+N nodes, E stored entries (directed), F features, C classes, P clusters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from graphscale.csr import Csr, from_entries, merge_duplicates
+from graphscale.errors import InputError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A graph with features, labels and splits; its nodes grouped by cluster once partitioned."""
+
+    adj: Csr  # [N, N] row i: sources of node i's incoming edges; values are edge weights
+    x: Tensor | Csr | None  # [N, F] dense or sparse
+    y: Tensor  # [N] int64 classes, -1 unlabelled; or [N, C] float32, several labels a node
+    masks: Mapping[str, Tensor]  # "train", "val", "test" -> [N] bool; labelled nodes only
+    num_classes: int
+    part_ptr: Tensor  # [P + 1] int64: cluster k is rows part_ptr[k]:part_ptr[k + 1]
+    node_id: Tensor  # [N] int64: the caller's id of every row
+    edge_attr: Tensor | None = None  # [E, D] in the order of adj's entries
+    notes: tuple[str, ...] = field(default=())  # what the reader changed or found, for the log
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return self.adj.num_rows
+
+    @property
+    def num_entries(self) -> int:
+        """E: stored directions, twice the edges of an undirected graph."""
+        return self.adj.num_entries
+
+    @property
+    def num_features(self) -> int:
+        """F, 0 without features."""
+        if self.x is None:
+            return 0
+        return self.x.num_cols if isinstance(self.x, Csr) else self.x.shape[1]
+
+    @property
+    def num_parts(self) -> int:
+        """P."""
+        return self.part_ptr.numel() - 1
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a node may have several labels."""
+        return self.y.dim() == 2
+
+    def permuted(self, order: Tensor, part_ptr: Tensor) -> Graph:
+        """The same graph with row i being the former row ``order[i]``."""
+        entry, ptr = self.adj.entries_of(order)
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(order.numel())
+        row = torch.repeat_interleave(torch.arange(order.numel()), ptr.diff())
+        values = None if self.adj.values is None else self.adj.values[entry]
+        adj, moved = from_entries(row, rank[self.adj.indices[entry].long()], self.adj.shape, values)
+        return replace(
+            self,
+            adj=replace(adj, symmetric=self.adj.symmetric),
+            x=take_rows(self.x, order),
+            y=self.y[order],
+            masks={name: mask[order] for name, mask in self.masks.items()},
+            part_ptr=part_ptr,
+            node_id=self.node_id[order],
+            edge_attr=None if self.edge_attr is None else self.edge_attr[entry[moved]],
+        )
+
+    def induced(self, nodes: Tensor) -> Graph:
+        """The graph among ``nodes`` (sorted ids), edges to others dropped: the inductive setting's view."""
+        place = torch.full((self.num_nodes,), -1, dtype=torch.int64)
+        place[nodes] = torch.arange(nodes.numel())
+        entry, ptr = self.adj.entries_of(nodes)
+        row = torch.repeat_interleave(torch.arange(nodes.numel()), ptr.diff())
+        col = place[self.adj.indices[entry].long()]
+        keep = col >= 0
+        values = None if self.adj.values is None else self.adj.values[entry[keep]]
+        adj, moved = from_entries(row[keep], col[keep], (nodes.numel(), nodes.numel()), values)
+        return replace(
+            self,
+            adj=replace(adj, symmetric=self.adj.symmetric),
+            x=take_rows(self.x, nodes),
+            y=self.y[nodes],
+            masks={name: mask[nodes] for name, mask in self.masks.items()},
+            part_ptr=torch.tensor([0, nodes.numel()]),
+            node_id=self.node_id[nodes],
+            edge_attr=None if self.edge_attr is None else self.edge_attr[entry[keep]][moved],
+        )
+
+    def without_loops(self) -> Graph:
+        """The same graph without its self loops."""
+        keep = self.adj.row_of != self.adj.indices
+        if bool(keep.all()):
+            return self
+        adj = replace(self.adj.select(keep), symmetric=self.adj.symmetric)
+        return replace(self, adj=adj, edge_attr=None if self.edge_attr is None else self.edge_attr[keep])
+
+    def for_classes(self, num_classes: int) -> Graph:
+        """The same graph for a model of ``num_classes`` outputs.
+
+        Raises:
+            InputError: where its labels do not fit such a model.
+        """
+        fits = self.num_classes == num_classes if self.multilabel else self.num_classes <= num_classes
+        if not fits:
+            raise InputError(
+                f"the data has {self.num_classes} classes; the model was trained on {num_classes}."
+                " Give data of the same task."
+            )
+        return replace(self, num_classes=num_classes)
+
+    def fingerprint(self) -> str:
+        """A hash of the structure (not of features): what a partition is bound to."""
+        digest = hashlib.blake2b(digest_size=16)
+        for tensor in (self.adj.indptr, self.adj.indices, self.adj.values):
+            if tensor is not None:
+                digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def take_rows(x: Tensor | Csr | None, rows: Tensor) -> Tensor | Csr | None:
+    """Rows of a feature matrix of any kind."""
+    if x is None or isinstance(x, Tensor):
+        return None if x is None else x[rows]
+    return x.take(rows)
+
+
+def from_edges(
+    edge_index: Tensor,
+    num_nodes: int,
+    *,
+    y: Tensor,
+    masks: Mapping[str, Tensor],
+    x: Tensor | Csr | None = None,
+    weight: Tensor | None = None,
+    edge_attr: Tensor | None = None,
+    undirected: bool = False,
+    name: str = "the graph",
+) -> Graph:
+    """A checked graph from edges as they come: unsorted, directed or not, with duplicates and loops.
+
+    Duplicates merge (weights add up); with edge attributes parallel edges stay apart, since they
+    differ. Self loops and isolated nodes are kept.
+
+    Args:
+        edge_index: [2, E] source and target of every directed entry.
+        y: [N] classes (-1 unlabelled) or [N, C] zeros and ones.
+        masks: split name -> [N] bool.
+        weight: [E] edge weights.
+        edge_attr: [E] or [E, D] edge attributes.
+        undirected: add the reverse of every edge that lacks one.
+
+    Raises:
+        InputError: on wrong shapes, ids out of range, NaN, labels outside the classes, an empty split.
+    """
+    check_arrays(edge_index, num_nodes, x, y, masks, weight, edge_attr, name)
+    notes: list[str] = []
+    if edge_attr is not None and edge_attr.dim() == 1:
+        edge_attr = edge_attr[:, None]
+    source, target = edge_index.long()
+    if undirected:
+        # Only what is missing is added, so weights and attributes of stored reverses stay as they are.
+        missing = ~torch.isin(target * num_nodes + source, source * num_nodes + target)
+        weight, edge_attr = (None if v is None else torch.cat([v, v[missing]]) for v in (weight, edge_attr))
+        source, target = torch.cat([source, target[missing]]), torch.cat([target, source[missing]])
+    adj, order = from_entries(target, source, (num_nodes, num_nodes), weight)
+    if edge_attr is not None:
+        edge_attr = edge_attr[order]
+    else:
+        adj, merged = merge_duplicates(adj)
+        if merged:
+            notes.append(f"{merged:,} duplicate entries merged")
+    symmetric = adj.check_symmetric()
+    if not symmetric:
+        notes.append("directed: messages flow along the edges only (--undirected adds their reverses)")
+    isolated = int((adj.indptr.diff() == 0).sum())
+    if isolated:
+        notes.append(f"{isolated:,} nodes without incoming edges kept")
+    classes = y.shape[1] if y.dim() == 2 else int(y.max()) + 1
+    labelled = torch.ones(num_nodes, dtype=torch.bool) if y.dim() == 2 else y >= 0
+    unlabelled = sum(int((mask & ~labelled).sum()) for mask in masks.values())
+    if unlabelled:
+        notes.append(f"{unlabelled:,} nodes of the splits have no label and are left out of loss and metrics")
+    return Graph(
+        adj=replace(adj, symmetric=symmetric),
+        x=x,
+        y=y if y.dim() == 2 else y.long(),
+        masks={split: mask & labelled for split, mask in masks.items()},
+        num_classes=classes,
+        part_ptr=torch.tensor([0, num_nodes]),
+        node_id=torch.arange(num_nodes),
+        edge_attr=edge_attr,
+        notes=tuple(notes),
+    )
+
+
+def check_arrays(
+    edge_index: Tensor,
+    num_nodes: int,
+    x: Tensor | Csr | None,
+    y: Tensor,
+    masks: Mapping[str, Tensor],
+    weight: Tensor | None,
+    edge_attr: Tensor | None,
+    name: str,
+) -> None:
+    """Refuse what cannot be a graph, saying what, why and what to do."""
+    if num_nodes < 1:
+        raise InputError(f"{name} has no nodes. There is nothing to train on: check the file.")
+    if edge_index.dim() != 2 or edge_index.shape[0] != 2 or edge_index.is_floating_point():
+        raise InputError(
+            f"edge_index of {name} is {edge_index.dtype} {list(edge_index.shape)}; integers [2, E] are needed,"
+            " sources above targets. Transpose or convert it."
+        )
+    if edge_index.numel() and not 0 <= int(edge_index.min()) <= int(edge_index.max()) < num_nodes:
+        raise InputError(
+            f"edge_index of {name} names nodes {int(edge_index.min())}..{int(edge_index.max())}, but its"
+            f" {num_nodes} nodes are 0..{num_nodes - 1}. Renumber the ids or correct num_nodes."
+        )
+    rows = {"x": x, "y": y, **masks}
+    for key, value in rows.items():
+        length = num_nodes if value is None else value.shape[0]
+        if length != num_nodes:
+            raise InputError(
+                f"{key} of {name} has {length} rows for {num_nodes} nodes. Give one row a node, in the order of ids."
+            )
+    if isinstance(x, Tensor) and x.dim() != 2:
+        raise InputError(f"x of {name} has shape {list(x.shape)}; [N, F] is needed. Reshape the features.")
+    for key, edge_value in (("edge_weight", weight), ("edge_attr", edge_attr)):
+        if edge_value is not None and edge_value.shape[0] != edge_index.shape[1]:
+            raise InputError(
+                f"{key} of {name} has {edge_value.shape[0]} rows for {edge_index.shape[1]} edges. Give one row an edge."
+            )
+    finite = {"x": x.values if isinstance(x, Csr) else x, "edge_weight": weight, "edge_attr": edge_attr}
+    if y.is_floating_point():
+        finite["y"] = y
+    for key, numbers in finite.items():
+        if numbers is not None and numbers.is_floating_point() and not bool(torch.isfinite(numbers).all()):
+            bad = int((~torch.isfinite(numbers)).sum())
+            raise InputError(
+                f"{key} of {name} has {bad} values that are NaN or infinite; training would spread them to every"
+                " node. Replace them (for instance with the column's mean) and try again."
+            )
+    check_labels(y, masks, name)
+
+
+def check_labels(y: Tensor, masks: Mapping[str, Tensor], name: str) -> None:
+    """Labels inside the classes, splits of booleans that hold labelled nodes and do not overlap."""
+    if y.dim() == 1 and y.is_floating_point():
+        raise InputError(
+            f"y of {name} is {y.dtype} [N]; classes are integers from 0. For several labels a node give [N, C]."
+        )
+    if y.dim() == 1 and (int(y.min()) < -1 or int(y.max()) < 0):
+        raise InputError(
+            f"y of {name} has values {int(y.min())}..{int(y.max())}; classes are 0, 1, ... and -1 means unlabelled."
+        )
+    if y.dim() == 2 and not bool(((y == 0) | (y == 1)).all()):
+        raise InputError(f"y of {name} is [N, C], so every value must be 0 or 1. Encode the labels so.")
+    if y.dim() > 2:
+        raise InputError(f"y of {name} has shape {list(y.shape)}; [N] classes or [N, C] labels are needed.")
+    seen = torch.zeros(y.shape[0], dtype=torch.int32)
+    for split, mask in masks.items():
+        if mask.dtype != torch.bool or mask.dim() != 1:
+            raise InputError(
+                f"the {split} mask of {name} is {mask.dtype} {list(mask.shape)}; [N] booleans are needed."
+                " Several splits are stored as [N, S] and chosen with --split."
+            )
+        if not bool((mask if y.dim() == 2 else mask & (y >= 0)).any()):
+            raise InputError(
+                f"the {split} split of {name} has no labelled node. Choose another split or mend the mask."
+            )
+        seen += mask
+    if int(seen.max()) > 1:
+        raise InputError(
+            f"{int((seen > 1).sum())} nodes of {name} lie in more than one of {', '.join(masks)}: scores on them"
+            " would be meaningless. Make the splits disjoint."
+        )

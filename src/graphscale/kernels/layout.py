@@ -1,0 +1,106 @@
+"""Compiled passes over CSR arrays. Each is one sweep over the entries; none holds the interpreter lock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Ints = NDArray[Any]
+
+
+@njit(nogil=True, cache=True)
+def _transpose(indptr: Ints, indices: Ints, t_indptr: Ints, t_indices: Ints, entry: Ints) -> None:
+    num_cols = len(t_indptr) - 1
+    for e in range(len(indices)):
+        t_indptr[indices[e] + 1] += 1
+    for c in range(num_cols):
+        t_indptr[c + 1] += t_indptr[c]
+    fill = t_indptr[:-1].copy()
+    for r in range(len(indptr) - 1):
+        for e in range(indptr[r], indptr[r + 1]):
+            c = indices[e]
+            t_indices[fill[c]] = r
+            entry[fill[c]] = e
+            fill[c] += 1
+
+
+def transpose_entries(indptr: Ints, indices: Ints, num_cols: int) -> tuple[Ints, Ints, Ints]:
+    """Counting sort by column: (indptr, indices, entry) of the transpose, rows sorted within a column."""
+    t_indptr = np.zeros(num_cols + 1, dtype=indptr.dtype)
+    t_indices = np.empty(len(indices), dtype=indices.dtype)
+    entry = np.empty(len(indices), dtype=np.int64)
+    _transpose(indptr, indices, t_indptr, t_indices, entry)
+    return t_indptr, t_indices, entry
+
+
+@njit(nogil=True, cache=True)
+def _induced(
+    indptr: Ints, indices: Ints, part_ptr: Ints, parts: Ints, part_of: Ints, shift: Ints,
+    out_ptr: Ints, out_indices: Ints, out_entry: Ints,
+) -> int:  # fmt: skip
+    want_entry = len(out_entry) > 0
+    row, kept = 0, 0
+    for k in parts:
+        for r in range(part_ptr[k], part_ptr[k + 1]):
+            for e in range(indptr[r], indptr[r + 1]):
+                c = indices[e]
+                move = shift[part_of[c]]
+                if move >= 0:
+                    out_indices[kept] = c - part_ptr[part_of[c]] + move
+                    if want_entry:
+                        out_entry[kept] = e
+                    kept += 1
+            row += 1
+            out_ptr[row] = kept
+    return kept
+
+
+def induced_by_parts(
+    indptr: Ints, indices: Ints, part_ptr: Ints, part_of: Ints, parts: Ints, want_entry: bool
+) -> tuple[Ints, Ints, Ints]:
+    """The square block of the rows and columns of the given parts, columns relabelled to the block.
+
+    Nodes lie in part order, so a column's new place is arithmetic on its part: no table of N
+    places is filled or searched. Costs the entries of the chosen rows.
+
+    Args:
+        part_ptr: [P + 1] rows of part k are part_ptr[k]:part_ptr[k + 1].
+        part_of: [N] part of every node.
+        parts: [q] chosen parts; the block's rows follow their order.
+        want_entry: also return the position of every kept entry in ``indices``.
+    """
+    sizes = part_ptr[parts + 1] - part_ptr[parts]
+    shift = np.full(len(part_ptr) - 1, -1, dtype=np.int64)
+    shift[parts] = np.cumsum(sizes) - sizes
+    bound = int((indptr[part_ptr[parts + 1]] - indptr[part_ptr[parts]]).sum())
+    out_ptr = np.zeros(int(sizes.sum()) + 1, dtype=indptr.dtype)
+    out_indices = np.empty(bound, dtype=indices.dtype)
+    out_entry = np.empty(bound if want_entry else 0, dtype=np.int64)
+    kept = _induced(indptr, indices, part_ptr, parts, part_of, shift, out_ptr, out_indices, out_entry)
+    return out_ptr, out_indices[:kept], out_entry[:kept]
+
+
+@njit(nogil=True, cache=True)
+def _boundary(indptr: Ints, indices: Ints, part: Ints, order: Ints, part_ptr: Ints) -> tuple[int, int]:
+    stamp = np.full(len(indptr) - 1, -1, dtype=np.int64)
+    cut, halo = 0, 0
+    for k in range(len(part_ptr) - 1):
+        for i in range(part_ptr[k], part_ptr[k + 1]):
+            r = order[i]
+            for e in range(indptr[r], indptr[r + 1]):
+                c = indices[e]
+                if part[c] != k:
+                    cut += 1
+                    if stamp[c] != k:
+                        stamp[c] = k
+                        halo += 1
+    return cut, halo
+
+
+def boundary(indptr: Ints, indices: Ints, part: Ints, order: Ints, part_ptr: Ints) -> tuple[int, int]:
+    """(entries whose ends lie in two parts, sum over parts of their halo nodes) of a partition."""
+    cut, halo = _boundary(indptr, indices, part, order, part_ptr)
+    return int(cut), int(halo)

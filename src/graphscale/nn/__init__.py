@@ -1,0 +1,1 @@
+"""Modules of the house, and adaptors for everybody else's."""

@@ -1,0 +1,191 @@
+"""Anybody's PyG model, unedited: built by name or by the user's callable, and fed what its forward takes.
+
+A PyG layer aggregates through a sparse product only when it is given ``adj_t`` as a
+``torch.sparse_csr_tensor``, and is several times faster so. Not every layer gives the same answer
+on both views (GCNConv counts stored self loops twice on ``adj_t``; SAGEConv multiplies by values
+that it would not take as ``edge_weight``), so a trial on a toy graph decides, once, before training.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from graphscale.csr import Csr, from_entries
+from graphscale.errors import InputError
+from graphscale.graph import Graph
+
+STOCK = ("gcn", "sage", "gat", "gin", "pna")
+
+
+def build(
+    name: str,
+    graph: Graph,
+    *,
+    in_dim: int,
+    hidden: int,
+    num_layers: int,
+    dropout: float,
+    heads: int = 8,
+    layer_norm: bool = False,
+) -> nn.Module:
+    """A model of ``torch_geometric.nn.models`` by name, or what ``module:callable`` returns.
+
+    The callable is called as ``callable(in_channels, out_channels)``; the model it returns as
+    ``model(x, edge_index)``, with ``edge_weight`` and ``edge_attr`` where its forward names them.
+
+    Raises:
+        InputError: on an unknown name, a callable that cannot be found, or widths that do not fit.
+    """
+    if ":" in name:
+        return _custom(name, in_dim, graph.num_classes)
+    from torch_geometric.nn import models
+
+    kinds = {
+        "gcn": models.GCN,
+        "sage": models.GraphSAGE,
+        "gat": models.GAT,
+        "gin": models.GIN,
+        "pna": models.PNA,
+    }
+    if name not in kinds:
+        raise InputError(
+            f"no model '{name}'. Choose cluster_gcn, {', '.join(STOCK)}, or give your own as module:callable."
+        )
+    extra: dict[str, Any] = {}
+    if layer_norm:  # PyG's default LayerNorm runs over all nodes of the batch: its scores depend on the batch
+        extra |= {"norm": "layer_norm", "norm_kwargs": {"mode": "node"}}
+    if name == "gat":
+        if hidden % heads:
+            raise InputError(f"hidden width {hidden} is not a multiple of {heads} heads. Change --hidden or --heads.")
+        extra["heads"] = heads
+    if name == "pna":
+        degree = graph.adj.indptr.diff().long()
+        extra |= {
+            "aggregators": ["mean", "min", "max", "std"],
+            "scalers": ["identity", "amplification", "attenuation"],
+            "deg": torch.bincount(degree),
+        }
+    if graph.edge_attr is not None and name in ("gat", "pna"):
+        extra["edge_dim"] = graph.edge_attr.shape[1]
+    model = kinds[name](in_dim, hidden, num_layers, graph.num_classes, dropout=dropout, **extra)
+    return cast(nn.Module, model)
+
+
+def _custom(name: str, in_dim: int, out_dim: int) -> nn.Module:
+    module_name, _, attribute = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the user's module usually lies in the working directory
+    try:
+        make = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"cannot load the model {name}: {error}. Give module:callable, the module being importable from here."
+        ) from error
+    model = make(in_dim, out_dim)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{name}({in_dim}, {out_dim}) returned {type(model).__name__}, not a torch.nn.Module. Return the model."
+        )
+    return model
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How a model is called: which view of the block, and which edge values it takes."""
+
+    adj_t: bool
+    weight: bool
+    attr: bool
+
+    @staticmethod
+    def of(model: nn.Module, graph: Graph) -> tuple[Feed, list[str]]:
+        """Look at the model's forward, try it on a toy graph, and say what it leaves unused.
+
+        Raises:
+            InputError: where the model cannot be called or gives logits of another width.
+        """
+        named = inspect.signature(model.forward).parameters
+        weight = graph.adj.values is not None and "edge_weight" in named and _supports(model, "edge_weight")
+        attr = graph.edge_attr is not None and "edge_attr" in named and _supports(model, "edge_attr")
+        notes = []
+        if graph.adj.values is not None and not weight:
+            notes.append("the model takes no edge_weight: edge weights are not used")
+        if graph.edge_attr is not None and not attr:
+            notes.append("the model takes no edge_attr: edge attributes are not used")
+        plain = Feed(adj_t=False, weight=weight, attr=attr)
+        reference = _trial(model, plain, graph)
+        fused = [bool(getattr(m, "fuse", False)) for m in model.modules() if hasattr(m, "propagate")]
+        if attr or not fused or not all(fused):
+            return plain, notes
+        sparse = Feed(adj_t=True, weight=weight, attr=attr)
+        try:
+            same = torch.allclose(_trial(model, sparse, graph), reference, rtol=1e-4, atol=1e-5)
+        except (InputError, NotImplementedError):
+            same = False
+        return (sparse if same else plain), notes
+
+    def __call__(self, model: Callable[..., Any], x: Tensor | Csr, adj: Csr, edge_attr: Tensor | None) -> Tensor:
+        """Logits [n, C] of a block."""
+        dense = x.dense() if isinstance(x, Csr) else x
+        keywords: dict[str, Tensor] = {}
+        if self.attr and edge_attr is not None:
+            keywords["edge_attr"] = edge_attr
+        if self.adj_t:
+            return cast(Tensor, model(dense, self._sparse(adj, dense.dtype), **keywords))
+        if self.weight and adj.values is not None:
+            keywords["edge_weight"] = adj.values.to(dense.dtype)
+        return cast(Tensor, model(dense, torch.stack([adj.indices.long(), adj.row_of]), **keywords))
+
+    def _sparse(self, adj: Csr, dtype: torch.dtype) -> Tensor:
+        ones = torch.ones(adj.num_entries, dtype=dtype, device=adj.device)
+        values = adj.values.to(dtype) if self.weight and adj.values is not None else ones
+        return torch.sparse_csr_tensor(adj.indptr.long(), adj.indices.long(), values, adj.shape)
+
+
+def _supports(model: nn.Module, what: str) -> bool:
+    """PyG's model zoo names both edge arguments in every forward; class attributes say which it takes."""
+    return bool(getattr(model, f"supports_{what}", True))
+
+
+def _trial(model: nn.Module, feed: Feed, graph: Graph, num_nodes: int = 9) -> Tensor:
+    """Logits of the model in evaluation mode on a small random graph like the real one."""
+    draw = torch.Generator().manual_seed(0)
+    edges = torch.randint(num_nodes, (2, 30), generator=draw).unique(dim=1)
+    loops = bool((graph.adj.row_of == graph.adj.indices).any())
+    if not loops:
+        edges = edges[:, edges[0] != edges[1]]
+    values = torch.rand(edges.shape[1], generator=draw) + 0.5 if graph.adj.values is not None else None
+    adj, _ = from_entries(edges[0], edges[1], (num_nodes, num_nodes), values)
+    first = next(iter(model.parameters()), torch.zeros(()))
+    adj = adj.to(first.device)
+    x = torch.rand(num_nodes, graph.num_features, generator=draw).to(first)
+    attr = None
+    if graph.edge_attr is not None:
+        attr = torch.rand(adj.num_entries, graph.edge_attr.shape[1], generator=draw).to(first)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = feed(model, x, adj, attr)
+    except (TypeError, RuntimeError, ValueError, IndexError, AssertionError) as error:
+        raise InputError(
+            f"{type(model).__name__} failed on a toy graph of {num_nodes} nodes and {graph.num_features} features:"
+            f" {error}. Its forward must take (x, edge_index) and handle any number of nodes."
+        ) from error
+    finally:
+        model.train(training)
+    if not isinstance(logits, Tensor) or logits.shape != (num_nodes, graph.num_classes):
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(
+            f"{type(model).__name__} returned {got} for {num_nodes} nodes; logits"
+            f" [{num_nodes}, {graph.num_classes}], one row a node and one column a class, are needed."
+        )
+    return logits

@@ -1,0 +1,1 @@
+"""One home per system: a frozen configuration and ``build(config) -> Run``."""

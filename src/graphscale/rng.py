@@ -1,0 +1,32 @@
+"""Randomness is an argument: every draw of the house follows from a key of integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+# What a key is for, so that two uses with equal numbers never share a stream.
+INIT, PARTITION, ORDER, STEP, DATA = range(5)
+
+
+def derive(*key: int) -> int:
+    """A 63-bit seed for a key of non-negative integers, the same on every machine."""
+    state: int = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+    return state >> 1
+
+
+def generator(*key: int) -> torch.Generator:
+    """A CPU generator for a key."""
+    return torch.Generator().manual_seed(derive(*key))
+
+
+@contextmanager
+def isolated(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Inside, torch draws from ``seed``; outside, the global state is as if nothing had happened."""
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

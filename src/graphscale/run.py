@@ -1,0 +1,72 @@
+"""A composed run, and every reason to refuse one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphscale.batch import Batches
+from graphscale.errors import InputError
+from graphscale.step import Sync
+from graphscale.table import Table
+from graphscale.world import World
+
+Scores = Mapping[str, Mapping[str, float]]  # split -> metric -> fraction
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that ``fit`` needs: what is seen, what outlives a step, what trains, how ranks agree.
+
+    ``evaluate`` scores the full model on the validation and test nodes; it writes nothing.
+    """
+
+    model: nn.Module
+    batches: Batches
+    sync: Sync
+    evaluate: Callable[[], Scores]
+    metrics: tuple[str, ...]  # the names that ``evaluate`` gives
+    monitor: str
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    world: World = field(default_factory=World)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    partition: Mapping[str, object] = field(default_factory=dict)  # its quality, for the result
+    keeps: Mapping[str, Any] = field(default_factory=dict)  # what a checkpoint needs besides weights
+    notes: tuple[str, ...] = ()
+
+
+def check(run: Run) -> None:
+    """Refuse a run that cannot mean anything, before any work is done.
+
+    Raises:
+        InputError: what, why, what instead.
+    """
+    if run.monitor not in run.metrics:
+        raise InputError(
+            f"monitor '{run.monitor}' is not scored in this task. Choose --monitor among {', '.join(run.metrics)}."
+        )
+    slots = run.sync.slots()
+    if not any(slot.params() for slot in slots):
+        raise InputError("the model has no trainable parameter: training would change nothing. Check its freezing.")
+    if run.tables and len(slots) > 1:
+        raise InputError(
+            f"tables ({', '.join(run.tables)}) with {len(slots)} sub-networks: the columns that one sub-network"
+            " writes mean other hidden units to the next. Use replicas with tables, or sub-networks without."
+        )
+    if len(run.batches) < 1:
+        raise InputError("an epoch has no batch. Give a training split that is not empty.")
+
+
+def device_of(name: str) -> torch.device:
+    """The device of ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: where CUDA is asked for and not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no CUDA device. Use --device cpu, or install torch for CUDA.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,94 @@
+"""The words of one step: sample, fetch, loss, backward, reduce, step, commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from graphscale.batch import Batch
+
+Params = dict[str, Tensor]  # parameters by name, and "rows.<table>" after the fetch
+ROWS = "rows."
+
+B_contra = TypeVar("B_contra", contravariant=True)
+
+
+class Write(NamedTuple):
+    """Rows that a step would like to write."""
+
+    ids: Tensor  # [k]
+    values: Tensor  # [k, dim]
+    time: Tensor | None = None  # [k]
+
+
+class Forward(NamedTuple):
+    """What applying a model to a batch gives."""
+
+    logits: Tensor  # [n, C]
+    writes: Mapping[str, Write]
+    buffers: Mapping[str, Tensor]
+
+
+Apply = Callable[[Params, Batch], Forward]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A loss as a *sum* over ``count`` examples, and what the step would like to write.
+
+    The loop divides by the reduced count: a mean over no labels would be NaN, and ranks with
+    unequal counts would disagree with one process.
+    """
+
+    loss_sum: Tensor  # []
+    count: int
+    writes: Mapping[str, Write] = field(default_factory=dict)  # table name -> rows
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)  # BatchNorm's statistics and the like
+    scores: Mapping[str, Tensor] = field(default_factory=dict)  # what metrics consume
+
+
+class Objective(Protocol[B_contra]):
+    """What is minimised. Pure: it writes nothing, and the same arguments give the same outcome."""
+
+    def __call__(self, params: Params, batch: B_contra) -> Outcome:
+        """The outcome of one batch under the given parameters and fetched rows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A module that trains, with its optimiser and its objective.
+
+    Replicas have one slot a rank. GIST hosts several narrower modules, hence an objective each.
+    """
+
+    module: nn.Module
+    optimiser: torch.optim.Optimizer
+    objective: Objective[Batch]
+
+    def params(self) -> Params:
+        """Trainable parameters by name: leaves, so that their gradients accumulate."""
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+
+class Sync(Protocol):
+    """How ranks agree."""
+
+    def slots(self) -> Sequence[Slot]:
+        """The slots of this rank, trained in turn on every batch."""
+        ...
+
+    def reduce(self, slot: Slot, count: int) -> int:
+        """Between backward and step: make gradients those of the mean over all ranks' examples.
+
+        Returns the reduced count; 0 means that nobody had a label and the step must be left out.
+        """
+        ...
+
+    def finish(self, step: int) -> None:
+        """After step number ``step`` (from 0): merge, re-partition, or nothing."""
+        ...

@@ -1,0 +1,62 @@
+"""Every rank trains the whole model: gradients are summed and divided by the reduced count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from graphscale.batch import Batch
+from graphscale.step import Objective, Slot
+from graphscale.world import World
+
+
+class Replicas:
+    """One slot a rank; after ``reduce`` every rank holds the gradient of the mean over all examples.
+
+    Args:
+        clip: largest norm of the gradient, after the reduction; None leaves it.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        objective: Objective[Batch],
+        *,
+        world: World | None = None,
+        clip: float | None = None,
+    ) -> None:
+        self.slot, self.world, self.clip = Slot(module, optimiser, objective), world or World(), clip
+
+    def slots(self) -> Sequence[Slot]:
+        """The one slot."""
+        return (self.slot,)
+
+    def reduce(self, slot: Slot, count: int) -> int:
+        """Sum gradients over ranks in one flat buffer, divide by the reduced count, clip."""
+        total = self.world.total(count)
+        parameters = list(slot.params().values())
+        if self.world.size > 1:
+            self._sum(parameters)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if total > 0 and gradients:
+            torch._foreach_div_(gradients, float(total))
+            if self.clip is not None:
+                nn.utils.clip_grad_norm_(parameters, self.clip)
+        return total
+
+    def finish(self, step: int) -> None:
+        """Nothing: replicas are equal after every step."""
+
+    def _sum(self, parameters: list[Tensor]) -> None:
+        # A rank without labels has no gradients, yet takes part.
+        for p in parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        self.world.sum_(flat)
+        for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            assert p.grad is not None
+            p.grad.copy_(part.view_as(p))

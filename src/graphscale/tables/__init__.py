@@ -1,0 +1,1 @@
+"""Rows that outlive a step, each kind with its rule of writing."""
