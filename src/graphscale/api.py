@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from graphscale.batch import Batch
 from graphscale.batches.cluster import ClusterBatches
 from graphscale.data.static import from_pyg
 from graphscale.partitioning import Method, partition
 
 
+@dataclass(frozen=True)
+class Clusters:
+    """Batches of clusters for a loop that takes a mean over each batch's training nodes."""
+
+    batches: ClusterBatches
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """The batches of epoch ``index`` that hold a training node: a mean over none would be NaN."""
+        return (batch for batch in self.batches.epoch(index) if batch.count > 0)
+
+
 def clusters(
     data: Any, num_parts: int, parts_per_batch: int = 1, *, method: Method = "metis", seed: int = 0
-) -> ClusterBatches:
+) -> Clusters:
     """Cluster batches of a ``torch_geometric.data.Data`` with ``x``, ``y`` and the three masks.
 
-    ``for batch in clusters(data, 50, 2).epoch(i)``: ``batch.x``, ``batch.edge_index``, ``batch.y`` and
-    ``batch.mask`` take the places of ``data.x``, ``data.edge_index``, ``data.y`` and ``data.train_mask``.
+    A batch has ``x``, ``edge_index``, ``y`` and ``train_mask``, so a loop written for ``data`` runs on it.
+
+    Args:
+        data: the whole graph.
+        num_parts: p, clusters in all.
+        parts_per_batch: q, clusters united in a batch; the links among them are kept.
+        method: ``metis`` or ``random``.
+        seed: of the clusters and of their order.
+
+    Raises:
+        InputError: where the data is not a sound homogeneous graph, or p and q do not fit it.
     """
     graph = from_pyg(data)
     cut = partition(graph, num_parts, method=method, seed=seed)
-    return ClusterBatches(cut.apply(graph), parts_per_batch, seed=seed)
+    return Clusters(ClusterBatches(cut.apply(graph), parts_per_batch, seed=seed))

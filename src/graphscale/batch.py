@@ -45,6 +45,11 @@ class Batch:
         """[2, e] int64 source above target, local ids: PyG's view."""
         return torch.stack([self.adj.indices.long(), self.adj.row_of])
 
+    @property
+    def train_mask(self) -> Tensor:
+        """``mask`` by the name that it has in PyG's ``Data``."""
+        return self.mask
+
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on ``device``."""
         if self.n_id.device == device:

@@ -39,16 +39,23 @@ MODELS = {
     "module:callable": "your own: callable(in_channels, out_channels) -> nn.Module(x, edge_index)",
 }
 
+_DIGITS = {"num_parts": 20, "parts_per_batch": 2, "layers": 3, "dropout": 0.5, "epochs": 60}
+
 _CITATION = {
     "model": "cluster_gcn", "norm": "sym", "concat": False, "layer_norm": False, "layers": 2, "hidden": 64,
     "dropout": 0.5, "lr": 0.01, "weight_decay": 5e-4, "epochs": 200, "scaling": "row",
     "num_parts": 10, "parts_per_batch": 1,
 }  # fmt: skip
 
+_FACEBOOK = {
+    "hidden": 128, "layers": 3, "dropout": 0.5, "lr": 0.005, "epochs": 100, "num_parts": 50, "parts_per_batch": 10,
+}  # fmt: skip
+
 PRESETS: Mapping[str, tuple[Preset, ...]] = {
     "cluster_gcn": (
-        Preset("digits", "digits", {"num_parts": 20, "parts_per_batch": 2, "layers": 3, "epochs": 60}, "ours"),
+        Preset("digits", "digits", _DIGITS, "94.4 +- 0.4 (ours; full batch 94.8 +- 0.2)"),
         Preset("cora", "cora", _CITATION, "paper, table 2: 82.5 METIS, 78.4 random (its own split)"),
+        Preset("facebook", "facebook", _FACEBOOK, "no figure in the paper; full batch beside it in benchmarks/results"),
         Preset("citeseer", "citeseer", _CITATION, "no figure in the paper; GCN 70.3 (Kipf and Welling 2017)"),
     ),
 }

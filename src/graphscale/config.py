@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from graphscale.errors import InputError
 
@@ -95,7 +96,7 @@ def checked(kind: type[TrainConfig], values: Mapping[str, Any], source: str) -> 
     """Values of a file or preset as keywords of ``kind``; dashes in names are underscores.
 
     Raises:
-        InputError: on a name that is no setting.
+        InputError: on a name that is no setting, or a value of another type than the setting's.
     """
     known = {f.name for f in fields(kind)}
     named = {name.replace("-", "_"): value for name, value in values.items()}
@@ -105,4 +106,67 @@ def checked(kind: type[TrainConfig], values: Mapping[str, Any], source: str) -> 
             f"{source} sets {', '.join(unknown)}, which {kind.__name__} does not have."
             f" Its settings are: {', '.join(sorted(known - {'config'}))}."
         )
-    return named
+    hints = get_type_hints(kind)
+    for name, value in named.items():
+        if not _fits(hints[name], value):
+            raise InputError(f"{source} sets {name} = {value!r}; {_needed(hints[name])} is needed. Change the value.")
+    return {name: Path(value) if Path in get_args(hints[name]) else value for name, value in named.items()}
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value of a file may stand for a setting of this type."""
+    if isinstance(hint, UnionType):
+        return any(_fits(option, value) for option in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    allowed = {float: (float, int), Path: (str, Path)}.get(hint, (hint,))
+    return type(value) in allowed
+
+
+def _needed(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(repr(option) for option in get_args(hint))
+    names = {int: "a whole number", float: "a number", bool: "true or false"}
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return " or ".join(names.get(option, "text") for option in options if option is not type(None))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeConfig(TrainConfig):
+    """Settings of recipes that classify the nodes of a static graph."""
+
+    model: str = "cluster_gcn"
+    """cluster_gcn (the paper's), a PyG model (gcn, sage, gat, gin, pna), or your module:callable."""
+    hidden: int = 128
+    """Width of the hidden layers."""
+    layers: int = 3
+    """Number of weight layers."""
+    dropout: float = 0.2
+    """Probability of dropout, before every linear layer."""
+    heads: int = 8
+    """Attention heads of gat; --hidden counts all of them."""
+    setting: Literal["transductive", "inductive"] = "transductive"
+    """Inductive trains on the graph among the training nodes alone, and scores on the whole graph."""
+    norm: Literal["row", "row+I", "self", "self+I", "diag", "sym"] = "diag"
+    """A' of cluster_gcn: equations (1), (9), (10), (10)+(9), (10)+(11) of the paper, or Kipf's."""
+    diag_lambda: float = 1.0
+    """lambda of equation (11), for --norm diag."""
+    concat: bool = True
+    """Concatenate the node's own features in cluster_gcn: [A'X || X] W."""
+    layer_norm: bool = True
+    """LayerNorm after every hidden layer; your own model keeps its own."""
+    residual: bool = False
+    """Equation (8), cluster_gcn only: add a layer's input to its output where widths agree."""
+    precompute: bool = False
+    """cluster_gcn only: exact first layer, A'X over all training edges once instead of over the batch's."""
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        self.demand(("hidden", "layers", "heads"), lambda v: v > 0, "must be above 0")
+        self.demand(("dropout",), lambda v: 0 <= v < 1, "must lie in [0, 1)")
+        self.demand(("diag_lambda",), lambda v: v >= 0, "cannot be negative")
+        if self.model != "cluster_gcn" and (self.precompute or self.residual):
+            raise InputError(
+                f"--precompute and --residual belong to --model cluster_gcn; {self.model} runs unedited."
+                " Leave them out, or write them into your model."
+            )

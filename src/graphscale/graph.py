@@ -126,7 +126,7 @@ class Graph:
         digest = hashlib.blake2b(digest_size=16)
         for tensor in (self.adj.indptr, self.adj.indices, self.adj.values):
             if tensor is not None:
-                digest.update(tensor.contiguous().numpy().tobytes())
+                digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
 
@@ -219,7 +219,8 @@ def check_arrays(
     """Refuse what cannot be a graph, saying what, why and what to do."""
     if num_nodes < 1:
         raise InputError(f"{name} has no nodes. There is nothing to train on: check the file.")
-    if edge_index.dim() != 2 or edge_index.shape[0] != 2 or edge_index.is_floating_point():
+    integers = not (edge_index.is_floating_point() or edge_index.is_complex() or edge_index.dtype == torch.bool)
+    if edge_index.dim() != 2 or edge_index.shape[0] != 2 or not integers:
         raise InputError(
             f"edge_index of {name} is {edge_index.dtype} {list(edge_index.shape)}; integers [2, E] are needed,"
             " sources above targets. Transpose or convert it."
@@ -231,14 +232,19 @@ def check_arrays(
         )
     rows = {"x": x, "y": y, **masks}
     for key, value in rows.items():
-        length = num_nodes if value is None else value.shape[0]
+        length = num_nodes if value is None else value.shape[0] if len(value.shape) else 0
         if length != num_nodes:
             raise InputError(
                 f"{key} of {name} has {length} rows for {num_nodes} nodes. Give one row a node, in the order of ids."
             )
     if isinstance(x, Tensor) and x.dim() != 2:
         raise InputError(f"x of {name} has shape {list(x.shape)}; [N, F] is needed. Reshape the features.")
-    for key, edge_value in (("edge_weight", weight), ("edge_attr", edge_attr)):
+    for key, edge_value, dims in (("edge_weight", weight, (1,)), ("edge_attr", edge_attr, (1, 2))):
+        if edge_value is not None and edge_value.dim() not in dims:
+            raise InputError(
+                f"{key} of {name} has shape {list(edge_value.shape)}; {'[E]' if dims == (1,) else '[E] or [E, D]'} is"
+                " needed. Reshape it, or store vectors of an edge as edge_attr."
+            )
         if edge_value is not None and edge_value.shape[0] != edge_index.shape[1]:
             raise InputError(
                 f"{key} of {name} has {edge_value.shape[0]} rows for {edge_index.shape[1]} edges. Give one row an edge."
@@ -269,7 +275,9 @@ def check_labels(y: Tensor, masks: Mapping[str, Tensor], name: str) -> None:
     if y.dim() == 2 and not bool(((y == 0) | (y == 1)).all()):
         raise InputError(f"y of {name} is [N, C], so every value must be 0 or 1. Encode the labels so.")
     if y.dim() > 2:
-        raise InputError(f"y of {name} has shape {list(y.shape)}; [N] classes or [N, C] labels are needed.")
+        raise InputError(
+            f"y of {name} has shape {list(y.shape)}; [N] classes or [N, C] labels are needed. Reshape them."
+        )
     seen = torch.zeros(y.shape[0], dtype=torch.int32)
     for split, mask in masks.items():
         if mask.dtype != torch.bool or mask.dim() != 1:

@@ -24,14 +24,18 @@ def score(logits: Tensor, y: Tensor) -> dict[str, float]:
     """All metrics of a task from logits [k, C] and labels [k] or [k, C].
 
     ``f1_micro`` of single-label classes equals accuracy. ``auc`` and ``ap`` belong to the second of
-    two classes. A metric that the sample leaves undefined (AUC of one class) is NaN.
+    two classes. A metric that the sample leaves undefined (AUC of one class) is NaN, and so are all
+    metrics of a model that has diverged to NaN: an argmax would pass for a choice of the model's.
     """
     classes = logits.shape[1]
+    if bool(logits.isnan().any()):
+        return dict.fromkeys(names(classes, multilabel=y.dim() == 2), float("nan"))
     out: dict[str, Tensor] = {}
     if y.dim() == 2:
-        truth = y.long()
+        # Given logits that all lie in [0, 1], torchmetrics would take them for probabilities.
+        truth, told = y.long(), (logits > 0).long()
         for kind in ("micro", "macro"):
-            out[f"f1_{kind}"] = tm.multilabel_f1_score(logits, truth, classes, average=kind)
+            out[f"f1_{kind}"] = tm.multilabel_f1_score(told, truth, classes, average=kind)
     else:
         out["accuracy"] = (logits.argmax(1) == y).double().mean()
         out["f1_micro"] = out["accuracy"]

@@ -26,7 +26,15 @@ def generator(*key: int) -> torch.Generator:
 @contextmanager
 def isolated(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Inside, torch draws from ``seed``; outside, the global state is as if nothing had happened."""
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    # torch.manual_seed would format a stack trace for CUDA at every call, and keep it.
+    generators = [torch.default_generator]
+    if device is not None and device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    states = [g.get_state() for g in generators]
+    for g in generators:
+        g.manual_seed(seed)
+    try:
         yield
+    finally:
+        for g, state in zip(generators, states, strict=True):
+            g.set_state(state)

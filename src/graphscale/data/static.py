@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphscale.csr import Csr, from_scipy_arrays
+from graphscale.csr import Csr, from_entries, from_scipy_arrays
 from graphscale.data import digits, synthetic
 from graphscale.errors import InputError
 from graphscale.graph import SPLITS, Graph, from_edges
 
 DATA_VARIABLE = "GRAPHSCALE_DATA"
+
+_SPARSE = ("x_indptr", "x_indices", "x_data", "x_shape")
+_MASKS = tuple(f"{split}_mask" for split in SPLITS)
+_NEEDED = ("edge_index", "num_nodes", "y", *_MASKS)
+_KEYS = (*_NEEDED, "x", *_SPARSE, "edge_weight", "edge_attr")
 
 
 def load(name: str, *, split: int = 0, undirected: bool = False, seed: int = 0) -> Graph:
@@ -48,6 +54,8 @@ def load(name: str, *, split: int = 0, undirected: bool = False, seed: int = 0) 
     if name == "digits":
         return digits.graph(split=split)
     if name.split(":")[0] == "planted":
+        if split:
+            raise InputError(f"{name} has one split; {split} was asked. Leave out --split.")
         return synthetic.planted(_planted_size(name), seed=seed)
     if ":" in name:
         return read_pyg(name, split=split, undirected=undirected)
@@ -69,7 +77,7 @@ def _candidates(name: str, folder: str | None) -> list[Path]:
 
 def _planted_size(name: str) -> int:
     size = name.partition(":")[2].replace("_", "") or "10000"
-    if not size.isdigit() or int(size) < 100:
+    if not (size.isascii() and size.isdigit()) or int(size) < 100:
         raise InputError(f"'{name}' asks for no number of nodes from 100. Write planted:10000.")
     return int(size)
 
@@ -77,27 +85,49 @@ def _planted_size(name: str) -> int:
 def read_npz(path: Path, *, split: int = 0, undirected: bool = False) -> Graph:
     """A graph from an ``.npz`` file of the layout above."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            there = sorted(archive.files)
+            arrays = {key: archive[key] for key in there if key in _KEYS}
+    except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, OSError, EOFError, KeyError, RuntimeError) as error:
         raise InputError(
-            f"{path} cannot be read as .npz without pickle ({error}). It is damaged or of another format:"
-            " write it again with numpy.savez."
+            f"{path} cannot be read as .npz without pickle ({_first_sentence(error)}). It is damaged or of"
+            " another format: write it again with numpy.savez."
         ) from error
-    missing = [key for key in ("edge_index", "num_nodes", "y") if key not in arrays]
-    missing += [f"{name}_mask" for name in SPLITS if f"{name}_mask" not in arrays]
+    missing = [key for key in _NEEDED if key not in arrays]
     if missing:
         raise InputError(
-            f"{path} lacks {', '.join(missing)}; it has {', '.join(sorted(arrays))}. Training nodes needs labels"
+            f"{path} lacks {', '.join(missing)}; it has {', '.join(there)}. Training nodes needs labels"
             " and three masks: add them to the file."
         )
-    return _from_arrays(arrays, path.stem if path.stem != "graph" else path.parent.name, split, undirected)
+    name = path.stem if path.stem != "graph" else path.parent.name
+    numbers = {key: _numbers(array, key, name) for key, array in arrays.items()}
+    return _from_arrays(numbers, name, split, undirected)
+
+
+def _first_sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")
+
+
+def _numbers(array: Any, key: str, name: str) -> np.ndarray:
+    """An array as torch takes it: in this machine's byte order, unsigned integers as int64."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        kind = array.dtype if isinstance(array, np.ndarray) else "no array"
+        raise InputError(
+            f"{key} of {name} holds {kind}; booleans, integers or real numbers of up to 64 bits are needed. Convert it."
+        )
+    return array.astype(np.int64 if array.dtype.kind == "u" else array.dtype.newbyteorder("="), copy=False)
+
+
+def _num_nodes(number: np.ndarray, name: str) -> int:
+    if number.size != 1 or not np.isfinite(number).all() or int(number.item()) != number.item():
+        raise InputError(f"num_nodes of {name} is {number.tolist()}; one whole number is needed. Correct the file.")
+    return int(number.item())
 
 
 def _from_arrays(arrays: Mapping[str, np.ndarray], name: str, split: int, undirected: bool) -> Graph:
     x: Tensor | Csr | None = None
-    num_nodes = int(arrays["num_nodes"])
-    if "x_indptr" in arrays:
+    num_nodes = _num_nodes(arrays["num_nodes"], name)
+    if any(key in arrays for key in _SPARSE):
         x = _sparse_features(arrays, name)
     elif "x" in arrays:
         x = torch.from_numpy(arrays["x"]).float()
@@ -118,20 +148,32 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], name: str, split: int, undire
 
 
 def _sparse_features(arrays: Mapping[str, np.ndarray], name: str) -> Csr:
-    indptr, indices, data = arrays["x_indptr"], arrays["x_indices"], arrays["x_data"]
-    rows, cols = (int(n) for n in arrays["x_shape"])
-    sound = len(indptr) == rows + 1 and indptr[0] == 0 and indptr[-1] == len(indices) == len(data)
-    if not sound or (np.diff(indptr) < 0).any() or (len(indices) and not 0 <= indices.min() <= indices.max() < cols):
+    missing = [key for key in _SPARSE if key not in arrays]
+    if missing:
+        raise InputError(f"the sparse features of {name} lack {', '.join(missing)}. Write all of {', '.join(_SPARSE)}.")
+    indptr, indices, data, shape = (arrays[key] for key in _SPARSE)
+    flat = shape.shape == (2,) and indptr.ndim == indices.ndim == data.ndim == 1
+    whole = all(array.dtype.kind == "i" for array in (indptr, indices, shape))
+    if not (flat and whole and _is_csr(indptr, indices, data, *shape.tolist())):
         raise InputError(
-            f"the sparse features of {name} are inconsistent (x_indptr, x_indices, x_data, x_shape {rows, cols})."
+            f"the sparse features of {name} are inconsistent ({', '.join(_SPARSE)} {shape.tolist()})."
             " Write them again from a scipy.sparse.csr_matrix."
         )
-    return from_scipy_arrays(indptr, indices, data.astype(np.float32), cols)
+    return from_scipy_arrays(indptr, indices, data.astype(np.float32), int(shape[1]))
+
+
+def _is_csr(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, rows: int, cols: int) -> bool:
+    lengths = len(indptr) == rows + 1 and indptr[0] == 0 and indptr[-1] == len(indices) == len(data)
+    if not lengths or (np.diff(indptr) < 0).any():
+        return False
+    return len(indices) == 0 or 0 <= indices.min() <= indices.max() < cols
 
 
 def _column(mask: Tensor, split: int, key: str, name: str) -> Tensor:
     """One split of a mask that may hold several."""
     splits = mask.shape[1] if mask.dim() == 2 else 1
+    if splits == 0:
+        raise InputError(f"the {key} mask of {name} is [N, 0]: it holds no split. Give [N] or [N, S] booleans.")
     if not 0 <= split < splits:
         raise InputError(
             f"split {split} asked, but the {key} mask of {name} holds {splits}. Choose --split 0..{splits - 1}."
@@ -153,7 +195,7 @@ def read_pyg(name: str, *, split: int = 0, undirected: bool = False) -> Graph:
         data: Any = getattr(datasets, kind)(str(root), *([rest] if rest else []))[0]
     except Exception as error:
         raise InputError(
-            f"PyG could not give {name}: {error}. Is there a network, and does {kind} take a name? It looks in {root}."
+            f"PyG could not give {name}: {_first_sentence(error)}. Is there a network, and does {kind} take a name? It looks in {root}."
         ) from error
     return from_pyg(data, name=name, split=split, undirected=undirected)
 
@@ -169,24 +211,24 @@ def from_pyg(data: Any, *, name: str = "the graph", split: int = 0, undirected: 
             f"{name} is heterogeneous; clusters, histories and sub-networks are defined here for one node type."
             " Convert it with data.to_homogeneous() and keep the types as features."
         )
-    missing = [key for key in ("edge_index", "y", *(f"{s}_mask" for s in SPLITS)) if data.get(key) is None]
+    missing = [key for key in ("edge_index", "y", *_MASKS) if data.get(key) is None]
     if missing:
         raise InputError(
             f"{name} lacks {', '.join(missing)}. Add them (torch_geometric.transforms.RandomNodeSplit makes masks)."
         )
     x = data.x
-    sparse = x is not None and x.layout != torch.strided
-    if sparse:
-        rows = x.to_sparse_csr()
-        x = from_scipy_arrays(
-            rows.crow_indices().numpy(), rows.col_indices().numpy(), rows.values().float().numpy(), x.shape[1]
-        )
+    if x is not None and x.layout != torch.strided:
+        entries = x.to_sparse_coo().coalesce()
+        row, col = entries.indices()
+        x, _ = from_entries(row, col, (x.shape[0], x.shape[1]), entries.values().float())
     attr, weight = data.get("edge_attr"), data.get("edge_weight")
+    y = data.y.float() if data.y.dim() == 2 and data.y.shape[1] > 1 else data.y.reshape(-1)
     return from_edges(
         data.edge_index,
-        int(data.num_nodes),
+        # Without features PyG would guess the number from the edges and lose isolated nodes.
+        int(data.num_nodes) if x is not None or "num_nodes" in data else y.shape[0],
         x=x.float() if isinstance(x, Tensor) else x,
-        y=data.y.float() if data.y.dim() == 2 and data.y.shape[1] > 1 else data.y.reshape(-1).long(),
+        y=y,
         masks={s: _column(data[f"{s}_mask"], split, s, name) for s in SPLITS},
         weight=None if weight is None else weight.float(),
         edge_attr=None if attr is None else attr.float(),

@@ -41,19 +41,20 @@ class Scaler:
         if isinstance(graph.x, Csr):
             x = graph.x.take(rows)
             values = x.values if x.values is not None else torch.ones(x.num_entries)
-            total, square = torch.zeros(2, x.num_cols, dtype=torch.float64)
-            total.index_add_(0, x.indices.long(), values.double())
-            square.index_add_(0, x.indices.long(), values.double().square())
-            mean = total / rows.numel()
-            scale = (square / rows.numel() - mean.square()).clamp_min(0).sqrt()
+            col, count = x.indices.long(), rows.numel()
+            total, spread = torch.zeros(2, x.num_cols, dtype=torch.float64)
+            mean = total.index_add_(0, col, values.double()) / count
+            spread.index_add_(0, col, (values - mean[col]).square())
+            zeros = count - torch.bincount(col, minlength=x.num_cols)
+            scale = ((spread + zeros * mean.square()) / count).sqrt()
             centre = None
         else:
             assert graph.x is not None
             dense = graph.x[rows].double()
             mean, scale = dense.mean(0), dense.std(0, correction=0)
             centre = mean.float()
-        # A constant column carries nothing: leave it as it is rather than divide by zero.
-        return Scaler(kind, centre, torch.where(scale > 1e-12, scale, 1.0).float())
+        # A constant column carries nothing: leave it as it is rather than divide by zero or by rounding.
+        return Scaler(kind, centre, torch.where(scale > 1e-7 * mean.abs() + 1e-12, scale, 1.0).float())
 
     def apply(self, graph: Graph) -> Graph:
         """The graph with scaled features.
@@ -70,13 +71,15 @@ class Scaler:
             )
         if self.kind == "none":
             return graph
+        if isinstance(x, Csr) and self.mean is not None:
+            x = x.dense()  # the model was trained on centred features
         if isinstance(x, Csr):
             return replace(graph, x=self._sparse(x))
         if self.kind == "row":
             total = x.sum(1, keepdim=True)
             return replace(graph, x=x / torch.where(total == 0, 1.0, total))
-        assert self.mean is not None and self.scale is not None
-        return replace(graph, x=(x - self.mean) / self.scale)
+        assert self.scale is not None
+        return replace(graph, x=(x if self.mean is None else x - self.mean) / self.scale)
 
     def _sparse(self, x: Csr) -> Csr:
         values = x.values if x.values is not None else torch.ones(x.num_entries)

@@ -34,7 +34,7 @@ class _Aggregate(torch.autograd.Function):
         return gather_sum(adj, x.contiguous())
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
         return (aggregate(ctx.adj.t, grad) if ctx.needs_input_grad[0] else None), None
 
 
@@ -53,5 +53,5 @@ def aggregate(adj: Csr, x: Tensor) -> Tensor:
     """
     if x.shape[0] != adj.num_cols:
         raise ValueError(f"x has {x.shape[0]} rows for {adj.num_cols} columns of the adjacency.")
-    out: Tensor = _Aggregate.apply(x, adj)
+    out: Tensor = _Aggregate.apply(x, adj)  # type: ignore[no-untyped-call]
     return out

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -21,6 +22,11 @@ from torch import Tensor, nn
 from graphscale.csr import Csr, from_entries
 from graphscale.errors import InputError
 from graphscale.graph import Graph
+
+with warnings.catch_warnings():
+    # torch says once a process that CSR tensors are in beta; it is said here, where nobody reads it.
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([]), torch.tensor([]), (1, 1))
 
 STOCK = ("gcn", "sage", "gat", "gin", "pna")
 
@@ -147,7 +153,7 @@ class Feed:
     def _sparse(self, adj: Csr, dtype: torch.dtype) -> Tensor:
         ones = torch.ones(adj.num_entries, dtype=dtype, device=adj.device)
         values = adj.values.to(dtype) if self.weight and adj.values is not None else ones
-        return torch.sparse_csr_tensor(adj.indptr.long(), adj.indices.long(), values, adj.shape)
+        return torch.sparse_csr_tensor(adj.indptr.long(), adj.indices.long(), values, adj.shape, check_invariants=False)
 
 
 def _supports(model: nn.Module, what: str) -> bool:

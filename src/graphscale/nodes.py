@@ -1,0 +1,108 @@
+"""What recipes for the nodes of a static graph share: reading data, making models, scoring checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from graphscale import rng
+from graphscale.config import NodeConfig
+from graphscale.data import static, transform
+from graphscale.data.transform import Views
+from graphscale.errors import InputError
+from graphscale.evaluation import Exact
+from graphscale.graph import Graph
+from graphscale.nn import stock
+from graphscale.nn.static import ClusterGCN, precompute
+from graphscale.nn.stock import Feed
+from graphscale.run import Scores, device_of
+
+
+def read(config: NodeConfig, state: Mapping[str, Any] | None = None) -> Views:
+    """Read and transform the data, once for all seeds.
+
+    Args:
+        state: what a checkpoint kept (``Run.keeps``), to see new data as the model saw its own.
+    """
+    graph = static.load(config.data, split=config.split, undirected=config.undirected)
+    if graph.x is None:
+        graph = transform.degree_features(graph)
+    if state is None:
+        scaler = transform.Scaler.fit(graph, config.scaling)
+    else:
+        scaler = transform.Scaler.from_state(config.scaling, state["scaler"])
+        graph = graph.for_classes(state["num_classes"])
+    graph = scaler.apply(graph)
+    if config.model == "cluster_gcn":
+        graph = graph.without_loops()
+    whole = seen = graph
+    if config.setting == "inductive":
+        seen = graph.induced(graph.masks["train"].nonzero().flatten())
+    if config.precompute:
+        whole = _precomputed(config, graph)
+        seen = whole if seen is graph else _precomputed(config, seen)
+    return Views(seen, whole, scaler)
+
+
+def _precomputed(config: NodeConfig, graph: Graph) -> Graph:
+    assert graph.x is not None
+    z = precompute(graph.x, graph.adj, config.norm, config.diag_lambda, concat=config.concat)
+    return replace(graph, x=z)
+
+
+def model_of(config: NodeConfig, graph: Graph, seed: int) -> tuple[nn.Module, Feed | None, list[str]]:
+    """The model with weights drawn from ``seed``, how it is fed, and what is to be said of that."""
+    with rng.isolated(rng.derive(rng.INIT, seed)):
+        if config.model == "cluster_gcn":
+            unused = ["cluster_gcn takes no edge_attr: edge attributes are not used"]
+            return _house(config, graph), None, unused if graph.edge_attr is not None else []
+        model = stock.build(
+            config.model,
+            graph,
+            in_dim=graph.num_features,
+            hidden=config.hidden,
+            num_layers=config.layers,
+            dropout=config.dropout,
+            heads=config.heads,
+            layer_norm=config.layer_norm,
+        )
+        feed, notes = Feed.of(model, graph)
+    return model, feed, notes
+
+
+def _house(config: NodeConfig, graph: Graph) -> ClusterGCN:
+    return ClusterGCN(
+        graph.num_features,
+        config.hidden,
+        graph.num_classes,
+        config.layers,
+        dropout=config.dropout,
+        norm=config.norm,
+        diag_lambda=config.diag_lambda,
+        concat=config.concat,
+        layer_norm=config.layer_norm,
+        residual=config.residual,
+        precomputed=config.precompute,
+    )
+
+
+def scores(config: NodeConfig, state: Mapping[str, Any]) -> Scores:
+    """Exact scores of a checkpoint on ``config.data``.
+
+    Raises:
+        InputError: where the checkpoint's weights are not those of this configuration and data.
+    """
+    views = read(config, state)
+    model, feed, _ = model_of(config, views.whole, config.seed)
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise InputError(
+            f"the checkpoint does not fit {config.model} on {config.data}: {error}. Give data with the features"
+            " and edge attributes that the model was trained on."
+        ) from error
+    device = device_of(config.device)
+    return Exact(model.to(device), feed, views.whole, device)()

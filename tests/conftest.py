@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from graphscale.data.static import DATA_VARIABLE
+
+# The workplace may lay real data sets beside the checkout; elsewhere tests that need them skip.
+_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+if DATA_VARIABLE not in os.environ and _BESIDE.is_dir():
+    os.environ[DATA_VARIABLE] = str(_BESIDE)
+
+torch.set_num_threads(1)  # the graphs are small, and workers share the cores
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of real data sets, or a skip that says what to set."""
+    folder = os.environ.get(DATA_VARIABLE)
+    if folder is None or not Path(folder).is_dir():
+        pytest.skip(f"{DATA_VARIABLE} names no folder of data sets")
+    return Path(folder)

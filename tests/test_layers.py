@@ -1,0 +1,95 @@
+"""Imports point down. The layout is the architecture; this keeps it so."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import graphscale
+
+ROOT = Path(graphscale.__file__).parent
+LAYERS = (
+    ("errors", "config", "catalog", "rng", "probe", "csr", "graph", "batch", "table", "step", "world", "kernels"),
+    ("partitioning", "data"),
+    ("batches", "tables", "nn"),
+    ("objectives", "sync", "metrics", "checkpoint"),
+    ("run", "loop", "evaluation", "nodes", "testing"),
+    ("recipes",),
+    ("folder", "console", "session", "api", "cli", "__main__"),
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def modules():
+    return {p.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): p for p in ROOT.rglob("*.py")}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of the house that a file imports at run time, wherever in the file."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "graphscale":
+            base = node.module.removeprefix("graphscale").removeprefix(".")
+            for alias in node.names:
+                whole = f"{base}.{alias.name}".strip(".")
+                found.add(whole if whole in modules() or f"{whole}.__init__" in modules() else base)
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("graphscale.") for a in node.names if a.name.startswith("graphscale.")}
+    return {name for name in found if name}
+
+
+def test_every_module_has_a_layer():
+    tops = {name.split(".")[0] for name in modules()} - {"__init__"}
+    assert tops == set(LEVEL)
+
+
+def test_imports_point_down():
+    for name, path in modules().items():
+        if name == "__init__":
+            continue
+        for other in imports(path):
+            assert LEVEL[other.split(".")[0]] <= LEVEL[name.split(".")[0]], f"{name} imports {other}, which is above it"
+
+
+def test_no_module_imports_itself_in_a_circle():
+    graph = {name: {o for o in imports(path) if o in modules()} for name, path in modules().items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"circle: {' -> '.join((*trail, name))}"
+        if name not in done:
+            for other in graph[name]:
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_a_recipe_imports_no_recipe():
+    for name, path in modules().items():
+        if name.startswith("recipes."):
+            assert not {other for other in imports(path) if other.startswith("recipes.")}
+
+
+def test_one_file_touches_torch_distributed():
+    users = [name for name, path in modules().items() if "torch.distributed" in path.read_text()]
+    assert users == ["world"]
+
+
+def test_nothing_is_unpickled():
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load"):
+                keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                safe = keywords.get("weights_only") == "True" or keywords.get("allow_pickle") == "False"
+                assert safe, f"{name} loads without refusing pickles"
