@@ -23,8 +23,8 @@ from graphscale.recipes.cluster_gcn import ClusterGCNConfig
 from graphscale.session import train
 
 DEPTH = {
-    "data": "facebook", "hidden": 128, "num_parts": 50, "parts_per_batch": 5, "epochs": 60, "dropout": 0.2,
-    "lr": 0.005,
+    "data": "facebook", "hidden": 128, "num_parts": 50, "parts_per_batch": 5, "epochs": 50, "dropout": 0.1,
+    "lr": 0.002, "eval_every": 2,
 }  # fmt: skip
 
 # table -> rows of (name, settings over the preset of the data, seeds, the peer row, what the paper says)
