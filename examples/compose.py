@@ -13,7 +13,7 @@ from graphscale.sync.replicas import Replicas
 
 def main() -> float:
     torch.manual_seed(0)
-    graph = graphscale.load("planted:2000")
+    graph = graphscale.load_graph("planted:2000")
     clusters = graphscale.partition(graph, 20).apply(graph)
     model = ClusterGCN(graph.num_features, 64, graph.num_classes, num_layers=3)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)

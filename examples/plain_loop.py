@@ -4,12 +4,12 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.nn import GCN
 
-from graphscale import clusters, load  # +
+from graphscale import clusters, load_graph  # +
 
 
 def digits() -> Data:
     """The built-in graph as PyG's Data; take your own."""
-    graph = load("digits")
+    graph = load_graph("digits")
     edge_index = torch.stack([graph.adj.indices.long(), graph.adj.row_of])
     masks = {f"{name}_mask": mask for name, mask in graph.masks.items()}
     return Data(x=graph.x, edge_index=edge_index, y=graph.y, **masks)

@@ -319,7 +319,10 @@ BAD = {
     "scalar mask": ({"masks": masks(True, [F] * 6, [F] * 6)}, "train"),
     "empty split": ({"masks": masks([T] * 5 + [F], [F] * 6, [F] * 5 + [T])}, "val split .* no labelled node"),
     "split without labels": (
-        {"y": torch.tensor([0, -1, 0, 0, 0, 0]), "masks": masks([T, F, F, T, T, T], [F, T] + [F] * 4, [F, F, T] + [F] * 3)},
+        {
+            "y": torch.tensor([0, -1, 0, 0, 0, 0]),
+            "masks": masks([T, F, F, T, T, T], [F, T, F, F, F, F], [F, F, T, F, F, F]),
+        },
         "val split .* no labelled node",
     ),
     "overlapping splits": (

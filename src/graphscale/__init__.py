@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from graphscale.batches.cluster import ClusterBatches as ClusterBatches
     from graphscale.batches.full import FullBatch as FullBatch
     from graphscale.data.static import from_pyg as from_pyg
-    from graphscale.data.static import load as load
+    from graphscale.data.static import load as load_graph  # noqa: F401
     from graphscale.errors import InputError as InputError
     from graphscale.graph import Graph as Graph
     from graphscale.loop import fit as fit
@@ -31,7 +31,7 @@ _HOME = {
     "ClusterBatches": "batches.cluster",
     "FullBatch": "batches.full",
     "from_pyg": "data.static",
-    "load": "data.static",
+    "load_graph": "data.static",
     "InputError": "errors",
     "Graph": "graph",
     "partition": "partitioning",
@@ -42,13 +42,17 @@ _HOME = {
     "fit": "loop",
 }
 
+# Where the outside name differs from the one at home.
+_NAMED = {"load_graph": "load"}
+
 __all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'graphscale' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"graphscale.{_HOME[name]}"), name)
+    module = importlib.import_module(f"graphscale.{_HOME[name]}")
+    return getattr(module, _NAMED.get(name, name))
 
 
 def __dir__() -> list[str]:

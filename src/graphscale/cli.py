@@ -6,21 +6,26 @@ Exit codes: 0 done, 2 wrong usage or input, 1 anything else, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
+import io
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from contextlib import redirect_stderr
+from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from graphscale import __version__, catalog
-from graphscale.config import HOUSEKEEPING, Device, TrainConfig, checked, plain
+from graphscale.config import Device, TrainConfig, checked, plain
 from graphscale.errors import InputError
 
 PROGRAM = "graphscale"
+
+T = TypeVar("T")
 
 
 def list_names() -> int:
@@ -39,7 +44,7 @@ def list_names() -> int:
 
 def train(recipe: Annotated[str, tyro.conf.Positional], /) -> int:
     """Train a recipe: graphscale train RECIPE --data D ... (graphscale train RECIPE --help has all settings)."""
-    raise InputError(f"no recipe '{recipe}'. There are: {', '.join(catalog.RECIPES)}.")
+    raise AssertionError("only its help is tyro's: the recipe decides which flags there are")
 
 
 def show(recipe: Annotated[str, tyro.conf.Positional], /) -> int:
@@ -110,7 +115,7 @@ def resolve(recipe: str, argv: Sequence[str], program: str) -> tuple[TrainConfig
     # tyro takes its defaults before it reads a flag, so the flags that choose defaults are read first.
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--data", "--preset", "--config"):
-        early.add_argument(flag)
+        early.add_argument(flag, nargs="?")  # a missing value is tyro's to report
     seen, _ = early.parse_known_args([a for a in argv if a not in ("-h", "--help")])
     from_file = _from_file(recipe, kind, seen.config)
     data = seen.data or from_file.get("data") or kind.data
@@ -118,12 +123,35 @@ def resolve(recipe: str, argv: Sequence[str], program: str) -> tuple[TrainConfig
     values: dict[str, Any] = {}
     notes = []
     if chosen is not None:
-        values |= {"data": chosen.data, "preset": chosen.name, **chosen.settings}
+        settings = {"data": chosen.data, "preset": chosen.name, **chosen.settings}
+        values |= checked(kind, settings, f"preset {chosen.name}")
         notes.append(f"preset {chosen.name} ({chosen.expected}); flags win over it, --preset none leaves it out")
     values |= from_file
-    default = kind(**checked(kind, values, "the preset"))
-    config: TrainConfig = tyro.cli(kind, args=list(argv), default=default, prog=f"{program} {recipe}")
+    default = kind(**values)
+    prog = f"{program} {recipe}"
+    config: TrainConfig = _parsed(lambda: tyro.cli(kind, args=list(argv), default=default, prog=prog), prog)
     return config, notes
+
+
+def _parsed(parse: Callable[[], T], program: str) -> T:
+    """What tyro makes of the arguments; what it refuses is said in one line, as all errors are."""
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            return parse()
+    except SystemExit as stop:
+        if not stop.code:
+            raise  # the help
+        below: BaseException | None = stop
+        while below is not None and not isinstance(below, InputError):
+            below = below.__cause__ or below.__context__
+        raise InputError(below or f"{_fact(box.getvalue())}. See {program} --help.") from None
+
+
+def _fact(box: str) -> str:
+    """The first paragraph inside tyro's frame; all there is where it draws none."""
+    inside = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")] or box.split()
+    return " ".join(takewhile(lambda line: set(line) != {"─"}, inside)).rstrip(". ")
 
 
 def _from_file(recipe: str, kind: type[TrainConfig], path: str | None) -> dict[str, Any]:
@@ -138,44 +166,52 @@ def _from_file(recipe: str, kind: type[TrainConfig], path: str | None) -> dict[s
     meant = values.pop("recipe", recipe)
     if meant != recipe:
         raise InputError(f"--config {path} is for recipe {meant}, not {recipe}. Use graphscale train {meant}.")
-    named = checked(kind, values, f"--config {path}")
-    defaults = {f.name: f.default for f in fields(kind)}
-    for name, value in named.items():
-        _demand_type(name, value, defaults[name], path)
-    return {name: value for name, value in named.items() if name not in HOUSEKEEPING}
-
-
-def _demand_type(name: str, value: Any, default: Any, path: str) -> None:
-    """A value of a file has the type of the setting's default, where it has one."""
-    if default is None or isinstance(default, Path):
-        return
-    number = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
-    if type(value) is not type(default) and not number:
-        raise InputError(
-            f"--config {path} sets {name} = {value!r}; a {type(default).__name__} such as {default!r} is needed."
-        )
+    return checked(kind, values, f"--config {path}")
 
 
 def _dispatch(argv: Sequence[str]) -> int:
     if argv[:1] == ["--version"]:
         print(__version__)
         return 0
-    if len(argv) > 1 and argv[0] in ("train", "show") and argv[1] in catalog.RECIPES:
-        config, notes = resolve(argv[1], argv[2:], f"{PROGRAM} {argv[0]}")
-        return (_train if argv[0] == "train" else _show)(argv[1], config, notes)
+    if argv[:1] in (["train"], ["show"]) and argv[1:2] not in (["-h"], ["--help"]):
+        recipe = _recipe(argv)
+        config, notes = resolve(recipe, argv[2:], f"{PROGRAM} {argv[0]}")
+        return (_train if argv[0] == "train" else _show)(recipe, config, notes)
+    # tyro calls what it is given; a command runs after the parsing, outside its treatment of errors.
     commands: dict[str, Callable[..., int]] = {
         "list": list_names,
         "show": show,
         "train": train,
         "evaluate": evaluate,
     }
-    code: int = tyro.extras.subcommand_cli_from_dict(
-        commands,
-        prog=PROGRAM,
-        description="Train graph networks past the limits of the machine.",
-        args=list(argv),
+    command = _parsed(
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            {name: _later(run) for name, run in commands.items()},
+            prog=PROGRAM,
+            description="Train graph networks past the limits of the machine.",
+            args=list(argv),
+        ),
+        PROGRAM,
     )
+    code: int = command()
     return code
+
+
+def _recipe(argv: Sequence[str]) -> str:
+    """The recipe of train or show: it stands before all flags, because it decides which there are."""
+    name = argv[1] if len(argv) > 1 else "-"
+    if name in catalog.RECIPES:
+        return name
+    fact = f"{argv[0]} needs a recipe before all flags" if name.startswith("-") else f"no recipe '{name}'"
+    raise InputError(f"{fact}. There are: {', '.join(catalog.RECIPES)} (graphscale list).")
+
+
+def _later(run: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    @functools.wraps(run)
+    def with_arguments(*args: Any, **keywords: Any) -> Callable[[], int]:
+        return functools.partial(run, *args, **keywords)
+
+    return with_arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,8 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a library said
         return 2
     except KeyboardInterrupt:
-        print("interrupted: what was trained is saved in the run's folder", file=sys.stderr)
+        print("interrupted: what was trained, if anything, is saved in the run's folder", file=sys.stderr)
         return 130

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from graphscale.errors import InputError
 
@@ -98,37 +98,50 @@ def checked(kind: type[TrainConfig], values: Mapping[str, Any], source: str) -> 
     Raises:
         InputError: on a name that is no setting, or a value of another type than the setting's.
     """
-    known = {f.name for f in fields(kind)}
+    known = {f.name for f in fields(kind)} - {"config"}  # a file does not name a file
     named = {name.replace("-", "_"): value for name, value in values.items()}
     unknown = sorted(set(named) - known)
     if unknown:
         raise InputError(
             f"{source} sets {', '.join(unknown)}, which {kind.__name__} does not have."
-            f" Its settings are: {', '.join(sorted(known - {'config'}))}."
+            f" Its settings are: {', '.join(sorted(known))}."
         )
     hints = get_type_hints(kind)
     for name, value in named.items():
         if not _fits(hints[name], value):
             raise InputError(f"{source} sets {name} = {value!r}; {_needed(hints[name])} is needed. Change the value.")
-    return {name: Path(value) if Path in get_args(hints[name]) else value for name, value in named.items()}
+    return {name: _converted(hints[name], value) for name, value in named.items()}
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _fits(hint: Any, value: Any) -> bool:
     """Whether a value of a file may stand for a setting of this type."""
-    if isinstance(hint, UnionType):
-        return any(_fits(option, value) for option in get_args(hint))
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    allowed = {float: (float, int), Path: (str, Path)}.get(hint, (hint,))
-    return type(value) in allowed
+    for option in _options(hint):
+        if get_origin(option) is Literal:
+            fits = value in get_args(option)
+        else:
+            fits = type(value) in {float: (float, int), Path: (str, Path)}.get(option, (option,))
+        if fits:
+            return True
+    return False
+
+
+def _converted(hint: Any, value: Any) -> Any:
+    """TOML writes whole numbers without a point, and has no paths."""
+    if type(value) is int and float in _options(hint):
+        return float(value)
+    return Path(value) if isinstance(value, str) and Path in _options(hint) else value
 
 
 def _needed(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(repr(option) for option in get_args(hint))
-    names = {int: "a whole number", float: "a number", bool: "true or false"}
-    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    return " or ".join(names.get(option, "text") for option in options if option is not type(None))
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    words = []
+    for option in _options(hint):
+        words += [repr(value) for value in get_args(option)] or [names.get(option, "")]
+    return " or ".join(word for word in words if word)
 
 
 @dataclass(frozen=True, kw_only=True)

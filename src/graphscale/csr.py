@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphscale.kernels.layout import transpose_entries
+from graphscale.kernels.layout import count_loops, transpose_entries
 
 _INT32_MAX = 2**31 - 1
 
@@ -113,10 +113,13 @@ class Csr:
 
     def without_loops(self) -> Csr:
         """The same square matrix without its diagonal."""
-        keep = self.row_of != self.indices
-        if bool(keep.all()):
-            return self
-        return self.select(keep)
+        return self.select(self.row_of != self.indices) if self.has_loops() else self
+
+    def has_loops(self) -> bool:
+        """Whether an entry lies on the diagonal."""
+        if self.device.type != "cpu":
+            return bool((self.row_of == self.indices).any())
+        return bool(count_loops(self.indptr.numpy(), self.indices.numpy()))
 
     def select(self, keep: Tensor) -> Csr:
         """Only the entries where ``keep`` ([entries] bool) holds; rows and columns stay."""
@@ -187,9 +190,10 @@ def merge_duplicates(matrix: Csr) -> tuple[Csr, int]:
 
 
 def symmetrised(matrix: Csr) -> Csr:
-    """The pattern of A or A^T, without loops and without values: what a partitioner needs."""
+    """A + A^T without loops (of a pattern: A or A^T): what a partitioner needs."""
     row, col = matrix.row_of, matrix.indices.long()
-    both, _ = from_entries(torch.cat([row, col]), torch.cat([col, row]), matrix.shape)
+    values = None if matrix.values is None else torch.cat([matrix.values, matrix.values])
+    both, _ = from_entries(torch.cat([row, col]), torch.cat([col, row]), matrix.shape, values)
     return replace(merge_duplicates(both)[0].without_loops(), symmetric=True)
 
 

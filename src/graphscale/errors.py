@@ -3,5 +3,10 @@
 from __future__ import annotations
 
 
+def first_sentence(error: BaseException) -> str:
+    """What another library said, for the brackets of our own message: one line, without its advice."""
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".") or type(error).__name__
+
+
 class InputError(ValueError):
     """A mistake its reader can mend: a fact, a reason, a next step. The command line exits with 2."""

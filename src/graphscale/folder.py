@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,19 +24,41 @@ from graphscale.loop import Log, Record
 from graphscale.step import Sync
 
 
-def claim(path: Path, *, overwrite: bool) -> None:
-    """Make an empty folder of ``path``.
+def demand_free(path: Path, *, overwrite: bool) -> None:
+    """Let ``path`` be claimed, or refuse it.
 
     Raises:
         InputError: where it holds something and ``overwrite`` is not set, or holds no run at all.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if not overwrite:
-            raise InputError(f"{path} is in use. Give another --out, or --overwrite to replace the run in it.")
-        if not (path / "config.toml").is_file():
-            raise InputError(f"{path} is not a run's folder; it is not replaced. Give another --out.")
-        shutil.rmtree(path)
-    path.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not overwrite:
+        raise InputError(f"{path} is in use. Give another --out, or --overwrite to replace the run in it.")
+    if not _is_run(path):
+        raise InputError(f"{path} is not a run's folder; it is not replaced. Give another --out.")
+
+
+def _is_run(path: Path) -> bool:
+    """Whether the folder's ``config.toml`` names a recipe: other programs write files of that name too."""
+    try:
+        return "recipe" in tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def claim(path: Path, *, overwrite: bool) -> None:
+    """Make an empty folder of ``path``.
+
+    Raises:
+        InputError: where ``demand_free`` refuses, or the folder cannot be made.
+    """
+    demand_free(path, overwrite=overwrite)
+    try:
+        if _is_run(path):
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {path} cannot be made ({error}). Give another --out.") from error
 
 
 def dumps(value: Any, **options: Any) -> str:

@@ -6,7 +6,7 @@ N nodes, E stored entries (directed), F features, C classes, P clusters.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -94,16 +94,16 @@ class Graph:
             x=take_rows(self.x, nodes),
             y=self.y[nodes],
             masks={name: mask[nodes] for name, mask in self.masks.items()},
-            part_ptr=torch.tensor([0, nodes.numel()]),
+            part_ptr=torch.searchsorted(nodes, self.part_ptr),  # sorted ids keep the order of clusters
             node_id=self.node_id[nodes],
             edge_attr=None if self.edge_attr is None else self.edge_attr[entry[keep]][moved],
         )
 
     def without_loops(self) -> Graph:
         """The same graph without its self loops."""
-        keep = self.adj.row_of != self.adj.indices
-        if bool(keep.all()):
+        if not self.adj.has_loops():
             return self
+        keep = self.adj.row_of != self.adj.indices
         adj = replace(self.adj.select(keep), symmetric=self.adj.symmetric)
         return replace(self, adj=adj, edge_attr=None if self.edge_attr is None else self.edge_attr[keep])
 
@@ -182,27 +182,41 @@ def from_edges(
         adj, merged = merge_duplicates(adj)
         if merged:
             notes.append(f"{merged:,} duplicate entries merged")
-    symmetric = adj.check_symmetric()
-    if not symmetric:
-        notes.append("directed: messages flow along the edges only (--undirected adds their reverses)")
+    adj = replace(adj, symmetric=adj.check_symmetric())
+    return described(adj, x=x, y=y, masks=masks, edge_attr=edge_attr, notes=notes)
+
+
+def described(
+    adj: Csr,
+    *,
+    x: Tensor | Csr | None,
+    y: Tensor,
+    masks: Mapping[str, Tensor],
+    edge_attr: Tensor | None = None,
+    notes: Sequence[str] = (),
+) -> Graph:
+    """A graph of checked arrays in the caller's order, with what is to be said of it."""
+    said = list(notes)
+    if not adj.symmetric:
+        said.append("directed: messages flow along the edges only (--undirected adds their reverses)")
     isolated = int((adj.indptr.diff() == 0).sum())
     if isolated:
-        notes.append(f"{isolated:,} nodes without incoming edges kept")
+        said.append(f"{isolated:,} nodes without incoming edges kept")
     classes = y.shape[1] if y.dim() == 2 else int(y.max()) + 1
-    labelled = torch.ones(num_nodes, dtype=torch.bool) if y.dim() == 2 else y >= 0
+    labelled = torch.ones(adj.num_rows, dtype=torch.bool) if y.dim() == 2 else y >= 0
     unlabelled = sum(int((mask & ~labelled).sum()) for mask in masks.values())
     if unlabelled:
-        notes.append(f"{unlabelled:,} nodes of the splits have no label and are left out of loss and metrics")
+        said.append(f"{unlabelled:,} nodes of the splits have no label and are left out of loss and metrics")
     return Graph(
-        adj=replace(adj, symmetric=symmetric),
+        adj=adj,
         x=x,
         y=y if y.dim() == 2 else y.long(),
         masks={split: mask & labelled for split, mask in masks.items()},
         num_classes=classes,
-        part_ptr=torch.tensor([0, num_nodes]),
-        node_id=torch.arange(num_nodes),
+        part_ptr=torch.tensor([0, adj.num_rows]),
+        node_id=torch.arange(adj.num_rows),
         edge_attr=edge_attr,
-        notes=tuple(notes),
+        notes=tuple(said),
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from graphscale.batch import Batch
+from graphscale.batches.ahead import ahead
 from graphscale.metrics import better
 from graphscale.run import Run, Scores
 from graphscale.step import ROWS, Outcome, Params, Slot, Write
@@ -62,6 +63,9 @@ def _commit(run: Run, slot: Slot, batch: Batch, rows: Params, outcome: Outcome |
             for name, buffer in slot.module.named_buffers():
                 if name in outcome.buffers:
                     buffer.copy_(outcome.buffers[name])
+    if run.world.size > 1:  # replicas stay equal: statistics are those of the first rank's batches
+        for _, buffer in slot.module.named_buffers():
+            run.world.first(buffer)
 
 
 @dataclass(frozen=True)
@@ -76,17 +80,20 @@ class Record:
 
 @dataclass
 class Log:
-    """What a fit has seen so far: everything that early stopping and the result depend on."""
+    """What a fit has seen so far: everything but weights that a resumed run depends on."""
 
     epochs: int = 0  # completed
     steps: int = 0
+    batches: int = 0  # of the epoch in progress, done by this rank
+    loss: float = 0.0  # sum over the epoch in progress, this rank's
+    count: int = 0
+    epoch_seconds: float = 0.0
     best_epoch: int = -1
     best: Scores = field(default_factory=dict)
     best_state: dict[str, Tensor] = field(default_factory=dict)
     final: Scores = field(default_factory=dict)
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
-    records: list[Record] = field(default_factory=list)
 
     def improves(self, monitor: str, scores: Scores) -> bool:
         """Whether validation got better; between equal scores the lower log loss decides."""
@@ -97,6 +104,15 @@ class Log:
             return better("logloss", new["logloss"], old["logloss"])
         return better(monitor, new[monitor], old[monitor])
 
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors, for a checkpoint."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @staticmethod
+    def from_state(state: Mapping[str, Any]) -> Log:
+        """The reverse of ``state_dict``."""
+        return Log(**state)
+
 
 def fit(
     run: Run,
@@ -105,6 +121,7 @@ def fit(
     eval_every: int = 1,
     patience: int | None = None,
     log: Log | None = None,
+    on_step: Callable[[Log], Any] | None = None,
     on_epoch: Callable[[Log, Record], Any] | None = None,
 ) -> Log:
     """Train, score on validation, remember the best epoch.
@@ -113,35 +130,53 @@ def fit(
         epochs: in all; those that ``log`` holds already count.
         eval_every: epochs between two evaluations; the last epoch is always evaluated.
         patience: stop after this many epochs without a better validation score.
-        log: to continue from.
+        log: to continue from, in the middle of an epoch too.
+        on_step: called after every step; what it raises ends the run there.
         on_epoch: called after every epoch, with the log and the epoch's record.
     """
     log = log or Log()
-    for epoch in range(log.epochs, epochs):
-        record = _epoch(run, log, epoch, evaluate=(epoch + 1) % eval_every == 0 or epoch == epochs - 1)
-        log.records.append(record)
+    while log.epochs < epochs and not _out_of_patience(log, patience, eval_every):
+        epoch = log.epochs
+        _steps(run, log, epoch, on_step)
+        record = _close(run, log, epoch, evaluate=(epoch + 1) % eval_every == 0 or epoch == epochs - 1)
         if on_epoch is not None:
             on_epoch(log, record)
-        if patience is not None and record.scores is not None and epoch - log.best_epoch >= patience:
-            break
     return log
 
 
-def _epoch(run: Run, log: Log, epoch: int, *, evaluate: bool) -> Record:
+def _out_of_patience(log: Log, patience: int | None, eval_every: int) -> bool:
+    if patience is None or not log.best or log.epochs % eval_every:
+        return False
+    return log.epochs - 1 - log.best_epoch >= patience
+
+
+def _steps(run: Run, log: Log, epoch: int, on_step: Callable[[Log], Any] | None) -> None:
+    """The rest of an epoch's steps."""
     run.model.train()
     began = time.perf_counter()
-    loss, count = 0.0, 0
-    for batch in run.batches.epoch(epoch):
-        step_loss, step_count = train_step(run, batch.to(run.device), log.steps)
-        loss, count, log.steps = loss + step_loss, count + step_count, log.steps + 1
-    seconds = time.perf_counter() - began
+    for batch in ahead(run.batches.epoch(epoch, log.batches), run.prefetch):
+        loss, count = train_step(run, batch.to(run.device), log.steps)
+        now = time.perf_counter()
+        log.loss, log.count = log.loss + loss, log.count + count
+        log.batches, log.steps = log.batches + 1, log.steps + 1
+        log.epoch_seconds, began = log.epoch_seconds + now - began, now
+        if on_step is not None:
+            on_step(log)
+            began = time.perf_counter()  # what a checkpoint takes is not training
+
+
+def _close(run: Run, log: Log, epoch: int, *, evaluate: bool) -> Record:
+    """End an epoch: its mean loss over all ranks, its scores, the best weights so far."""
+    loss, count = run.world.totals(log.loss, log.count)
+    seconds = log.epoch_seconds
     log.epochs, log.train_seconds = epoch + 1, log.train_seconds + seconds
+    log.batches, log.loss, log.count, log.epoch_seconds = 0, 0.0, 0, 0.0
     scores = None
     if evaluate:
         began = time.perf_counter()
-        scores = log.final = run.evaluate()
+        scores = log.final = run.world.share(run.evaluate() if run.world.leads else {})
         if log.improves(run.monitor, scores):
             log.best_epoch, log.best = epoch, scores
             log.best_state = {name: value.detach().clone() for name, value in run.model.state_dict().items()}
         log.evaluate_seconds += time.perf_counter() - began
-    return Record(epoch, loss / max(1, count), seconds, scores)
+    return Record(epoch, loss / max(1.0, count), seconds, scores)

@@ -101,8 +101,8 @@ def scores(config: NodeConfig, state: Mapping[str, Any]) -> Scores:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
         raise InputError(
-            f"the checkpoint does not fit {config.model} on {config.data}: {error}. Give data with the features"
-            " and edge attributes that the model was trained on."
+            f"the checkpoint does not fit {config.model} on {config.data}: {str(error).splitlines()[-1].strip()}"
+            " Give data with the features and edge attributes that the model was trained on."
         ) from error
     device = device_of(config.device)
     return Exact(model.to(device), feed, views.whole, device)()

@@ -37,6 +37,7 @@ class Run:
     partition: Mapping[str, object] = field(default_factory=dict)  # its quality, for the result
     keeps: Mapping[str, Any] = field(default_factory=dict)  # what a checkpoint needs besides weights
     notes: tuple[str, ...] = ()
+    prefetch: int = 0  # batches made ahead by a thread
 
 
 def check(run: Run) -> None:

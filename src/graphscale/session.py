@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-import statistics
 import time
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -46,9 +47,9 @@ def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -
     """
     module = recipe_of(recipe)
     console = console or Console(quiet=True)
-    out = config.out or _default_out(recipe, config.data)
-    folder.claim(out, overwrite=config.overwrite)
-    folder.write_config(out / "config.toml", recipe, plain(config))
+    if config.out is not None:
+        folder.demand_free(config.out, overwrite=config.overwrite)
+    home = functools.cache(lambda: _claimed(recipe, config))
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with probe.PeakMemory() as memory:
@@ -57,13 +58,19 @@ def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -
         read_seconds = time.perf_counter() - began
         results = []
         for seed in range(config.seed, config.seed + config.seeds):
-            place = out if config.seeds == 1 else out / f"seed-{seed}"
-            place.mkdir(exist_ok=True)
-            results.append(_one(module, recipe, config, views, seed, place, read_seconds, memory, console))
-    result = results[0] if config.seeds == 1 else _together(results, config)
-    folder.write_result(out / "result.json", result)
-    console.finished(result, out)
+            results.append(_one(module, recipe, config, views, seed, home, read_seconds, memory, console))
+    result = results[0] if config.seeds == 1 else _together(results, config, read_seconds)
+    folder.write_result(home() / "result.json", result)
+    console.finished(result, home())
     return result
+
+
+def _claimed(recipe: str, config: TrainConfig) -> Path:
+    """The run's folder, made or replaced."""
+    out = config.out or _default_out(recipe, config.data)
+    folder.claim(out, overwrite=config.overwrite)
+    folder.write_config(out / "config.toml", recipe, plain(config))
+    return out
 
 
 def _default_out(recipe: str, data: str) -> Path:
@@ -82,7 +89,7 @@ def _one(
     config: TrainConfig,
     views: Any,
     seed: int,
-    place: Path,
+    home: Callable[[], Path],
     read_seconds: float,
     memory: probe.PeakMemory,
     console: Console,
@@ -90,6 +97,9 @@ def _one(
     began = time.perf_counter()
     run: Run = module.build(config, views, seed)
     check(run)
+    # Only now, when nothing is left that a user must mend, is a folder made or an old run replaced.
+    place = home() if config.seeds == 1 else home() / f"seed-{seed}"
+    place.mkdir(exist_ok=True)
     prepare_seconds = read_seconds + time.perf_counter() - began
     console.begins(run, seed, config)
     store = folder.RunFolder(place, keep=config.keep, save_every=config.save_every)
@@ -113,7 +123,7 @@ def _one(
         )
     finally:
         # Also after Ctrl-C: what has been trained is not lost.
-        if log.best:
+        if log.epochs:
             store.save(log, run.sync, run.keeps)
         store.close()
         console.ends()
@@ -140,30 +150,28 @@ def _one(
     return result
 
 
-def _together(results: list[dict[str, Any]], config: TrainConfig) -> dict[str, Any]:
-    """The runs of several seeds with their mean and deviation."""
-    own = ("val", "test", "final", "best_epoch", "epochs", "seed", "partition")
-    common = {name: value for name, value in results[0].items() if name not in own}
-    seconds = {name: round(sum(r["seconds"][name] for r in results), 4) for name in results[0]["seconds"]}
+def _together(results: list[dict[str, Any]], config: TrainConfig, read_seconds: float) -> dict[str, Any]:
+    """The first run's result, the whole session's settings and costs, and all runs with mean and deviation."""
+    seconds = {name: sum(r["seconds"][name] for r in results) for name in results[0]["seconds"]}
+    seconds["prepare"] -= (len(results) - 1) * read_seconds  # every run counts the one reading
     return {
-        **common,
+        **results[0],
         "config": plain(config),
-        "seconds": seconds,
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
         "peak_anon_mb": results[-1]["peak_anon_mb"],
-        "seed": config.seed,
-        "epochs": config.epochs,
         **_spread(results),
         "runs": results,
     }
 
 
 def _spread(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and sample standard deviation over runs, by split and metric."""
+    """Mean and sample standard deviation over runs, by split and metric; NaN where a run's score is."""
     spread: dict[str, Any] = {"mean": {}, "std": {}}
     for split in ("val", "test"):
-        columns = {name: [r[split][name] for r in results] for name in results[0][split]}
-        spread["mean"][split] = {name: statistics.fmean(values) for name, values in columns.items()}
-        spread["std"][split] = {name: statistics.stdev(values) for name, values in columns.items()}
+        table = {name: [r[split][name] for r in results] for name in results[0][split]}
+        columns = {name: torch.tensor(values, dtype=torch.float64) for name, values in table.items()}
+        spread["mean"][split] = {name: float(column.mean()) for name, column in columns.items()}
+        spread["std"][split] = {name: float(column.std()) for name, column in columns.items()}
     return spread
 
 
@@ -174,8 +182,8 @@ def stored(path: Path) -> tuple[str, TrainConfig]:
         InputError: where the folder holds no run.
     """
     try:
-        values = tomllib.loads((path / "config.toml").read_text())
-        recipe = values.pop("recipe")
+        values = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
+        recipe = str(values.pop("recipe"))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} holds no run ({error}). Give the folder that graphscale train printed.") from error
     kind = recipe_of(recipe).Config
@@ -196,10 +204,14 @@ def evaluate(path: Path, *, data: str | None = None, device: Device | None = Non
     recipe, config = stored(path)
     module = recipe_of(recipe)
     config = replace(config, data=data or config.data, device=device or config.device)
-    places = sorted(path.glob("seed-*")) if config.seeds > 1 else [path]
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)  # as in training: another order of summation is another score
+    seeds = range(config.seed, config.seed + config.seeds)
+    places = [path / f"seed-{seed}" for seed in seeds] if config.seeds > 1 else [path]
+    best = [place / "checkpoints" / "best.pt" for place in places]
     results = []
-    for place in places:
-        state = checkpoint.load(place / "checkpoints" / "best.pt")
+    for file in [file for file in best if file.is_file()] or best[:1]:
+        state = checkpoint.load(file, needs=("epoch", "model"))
         scores = module.scores(config, state)
         results.append({"epoch": state["epoch"], **{split: dict(values) for split, values in scores.items()}})
     common = {"recipe": recipe, "data": config.data}

@@ -1,12 +1,21 @@
-"""Processes: the only file that touches torch.distributed."""
+"""Processes: with the launcher, the only file that touches torch.distributed."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from graphscale.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +43,33 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def begin_sum(self, tensor: Tensor) -> Any:
+        """Begin a sum over ranks in place; ``wait()`` on what is returned ends it."""
+        return dist.all_reduce(tensor, async_op=True)
+
     def total(self, number: int) -> int:
         """Sum of an integer over ranks."""
         return number if self.size == 1 else int(self.sum_(torch.tensor([number], dtype=torch.int64)))
+
+    def totals(self, *numbers: float) -> tuple[float, ...]:
+        """Sums of several numbers over ranks, in float64."""
+        if self.size == 1:
+            return numbers
+        return tuple(self.sum_(torch.tensor(numbers, dtype=torch.float64)).tolist())
+
+    def first(self, tensor: Tensor) -> Tensor:
+        """The tensor of rank 0, in place."""
+        if self.size > 1:
+            dist.broadcast(tensor, 0)
+        return tensor
+
+    def share(self, value: T) -> T:
+        """The plain value of rank 0."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, 0)
+        return box[0]
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Rows of all ranks in rank order; ranks may hold different numbers of rows."""
@@ -51,3 +84,47 @@ class World:
         rows = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(rows, padded)
         return torch.cat([row[: int(n)] for row, n in zip(rows, lengths, strict=True)])
+
+
+def launched() -> tuple[int, int, int] | None:
+    """(rank, size, local rank) as torchrun or SLURM set them; None in a process started alone."""
+    for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")):
+        values = [os.environ.get(name) for name in names]
+        if None not in values:
+            rank, size, local = (int(v) for v in values if v is not None)
+            # An interactive SLURM shell is a task of one, and no launch.
+            return (rank, size, local) if size > 1 or names[0] == "RANK" else None
+    return None
+
+
+@contextmanager
+def joined(device: str, *, timeout: float = 600) -> Iterator[World]:
+    """The world of this launch while the block runs: gloo on CPU, NCCL (with gloo for CPU tensors) on CUDA.
+
+    Args:
+        device: auto, cpu or cuda.
+        timeout: seconds after which a silent rank counts as lost.
+
+    Raises:
+        InputError: where SLURM started several tasks and no address to meet at is set.
+    """
+    place = launched()
+    if place is None:
+        yield World()
+        return
+    rank, size, local = place
+    if "MASTER_ADDR" not in os.environ:
+        raise InputError(
+            f"{size} processes were started, but MASTER_ADDR and MASTER_PORT are not set: they cannot meet. Under"
+            " SLURM: export MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1) MASTER_PORT=29500."
+        )
+    cuda = device != "cpu" and torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(local % torch.cuda.device_count())
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo", rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
+    )
+    try:
+        yield World(rank, size)
+    finally:
+        dist.destroy_process_group()

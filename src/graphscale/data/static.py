@@ -21,7 +21,7 @@ from torch import Tensor
 
 from graphscale.csr import Csr, from_entries, from_scipy_arrays
 from graphscale.data import digits, synthetic
-from graphscale.errors import InputError
+from graphscale.errors import InputError, first_sentence
 from graphscale.graph import SPLITS, Graph, from_edges
 
 DATA_VARIABLE = "GRAPHSCALE_DATA"
@@ -90,7 +90,7 @@ def read_npz(path: Path, *, split: int = 0, undirected: bool = False) -> Graph:
             arrays = {key: archive[key] for key in there if key in _KEYS}
     except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, OSError, EOFError, KeyError, RuntimeError) as error:
         raise InputError(
-            f"{path} cannot be read as .npz without pickle ({_first_sentence(error)}). It is damaged or of"
+            f"{path} cannot be read as .npz without pickle ({first_sentence(error)}). It is damaged or of"
             " another format: write it again with numpy.savez."
         ) from error
     missing = [key for key in _NEEDED if key not in arrays]
@@ -102,10 +102,6 @@ def read_npz(path: Path, *, split: int = 0, undirected: bool = False) -> Graph:
     name = path.stem if path.stem != "graph" else path.parent.name
     numbers = {key: _numbers(array, key, name) for key, array in arrays.items()}
     return _from_arrays(numbers, name, split, undirected)
-
-
-def _first_sentence(error: Exception) -> str:
-    return " ".join(str(error).split()).split(". ")[0].rstrip(".")
 
 
 def _numbers(array: Any, key: str, name: str) -> np.ndarray:
@@ -195,7 +191,8 @@ def read_pyg(name: str, *, split: int = 0, undirected: bool = False) -> Graph:
         data: Any = getattr(datasets, kind)(str(root), *([rest] if rest else []))[0]
     except Exception as error:
         raise InputError(
-            f"PyG could not give {name}: {_first_sentence(error)}. Is there a network, and does {kind} take a name? It looks in {root}."
+            f"PyG could not give {name}: {first_sentence(error)}. Is there a network, and does {kind} take a name?"
+            f" It looks in {root}."
         ) from error
     return from_pyg(data, name=name, split=split, undirected=undirected)
 

@@ -84,9 +84,9 @@ def induced_by_parts(
 
 
 @njit(nogil=True, cache=True)
-def _boundary(indptr: Ints, indices: Ints, part: Ints, order: Ints, part_ptr: Ints) -> tuple[int, int]:
+def _boundary(indptr: Ints, indices: Ints, part: Ints, order: Ints, part_ptr: Ints) -> tuple[int, int, int]:
     stamp = np.full(len(indptr) - 1, -1, dtype=np.int64)
-    cut, halo = 0, 0
+    inside, cut, halo = 0, 0, 0
     for k in range(len(part_ptr) - 1):
         for i in range(part_ptr[k], part_ptr[k + 1]):
             r = order[i]
@@ -97,10 +97,47 @@ def _boundary(indptr: Ints, indices: Ints, part: Ints, order: Ints, part_ptr: In
                     if stamp[c] != k:
                         stamp[c] = k
                         halo += 1
-    return cut, halo
+                elif c != r:
+                    inside += 1
+    return inside, cut, halo
 
 
-def boundary(indptr: Ints, indices: Ints, part: Ints, order: Ints, part_ptr: Ints) -> tuple[int, int]:
-    """(entries whose ends lie in two parts, sum over parts of their halo nodes) of a partition."""
-    cut, halo = _boundary(indptr, indices, part, order, part_ptr)
-    return int(cut), int(halo)
+def boundary(indptr: Ints, indices: Ints, part: Ints, order: Ints, part_ptr: Ints) -> tuple[int, int, int]:
+    """Of a partition: entries inside clusters (loops apart), entries between, and halo nodes over clusters.
+
+    A cluster's halo is the set of sources outside it of its nodes' entries.
+    """
+    inside, cut, halo = _boundary(indptr, indices, part, order, part_ptr)
+    return int(inside), int(cut), int(halo)
+
+
+@njit(nogil=True, cache=True)
+def _permuted_rows(indptr: Ints, indices: Ints, rows: Ints, rank: Ints, column: Ints, entry: Ints) -> None:
+    kept = 0
+    for r in rows:
+        start = kept
+        for e in range(indptr[r], indptr[r + 1]):
+            column[kept] = rank[indices[e]]
+            entry[kept] = e
+            kept += 1
+        by = np.argsort(column[start:kept], kind="mergesort")
+        column[start:kept] = column[start:kept][by]
+        entry[start:kept] = entry[start:kept][by]
+
+
+def permuted_rows(indptr: Ints, indices: Ints, rows: Ints, rank: Ints) -> tuple[Ints, Ints]:
+    """Entries of ``rows`` with column c renamed ``rank[c]``, sorted within a row, and where each came from."""
+    total = int((indptr[rows + 1] - indptr[rows]).sum())
+    column, entry = np.empty(total, dtype=indices.dtype), np.empty(total, dtype=np.int64)
+    _permuted_rows(indptr, indices, rows, rank, column, entry)
+    return column, entry
+
+
+@njit(nogil=True, cache=True)
+def count_loops(indptr: Ints, indices: Ints) -> int:
+    """Entries on the diagonal."""
+    loops = 0
+    for r in range(len(indptr) - 1):
+        for e in range(indptr[r], indptr[r + 1]):
+            loops += indices[e] == r
+    return loops

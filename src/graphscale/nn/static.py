@@ -8,6 +8,7 @@ released code's; the last layer has neither norm nor activation. n nodes, F inpu
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
@@ -130,24 +131,57 @@ class ClusterGCN(nn.Module):
         Holds two activations of the graph and temporaries of one tile; equals ``forward`` in
         evaluation mode.
         """
-        propagate = self.propagation(adj)
-        for i, linear in enumerate(self.linears):
-            x = self._infer_layer(i, linear, x, propagate, tile)
+        for x in self.layers(x, adj, tile=tile):  # noqa: B007, B020 - the last layer is what counts
+            pass
         assert isinstance(x, Tensor)
         return x
 
-    def _infer_layer(self, i: int, linear: nn.Module, x: Tensor | Csr, propagate: Propagation, tile: int) -> Tensor:
+    @torch.no_grad()
+    def layers(
+        self,
+        x: Tensor | Csr,
+        adj: Csr,
+        *,
+        tile: int = 65536,
+        allocate: Callable[[int, int, torch.dtype], Tensor] | None = None,
+    ) -> Iterator[Tensor]:
+        """The output of every layer for all nodes, [N, H] and at last [N, C], computed in tiles.
+
+        Args:
+            tile: rows at a time.
+            allocate: makes a [rows, cols] tensor for a layer's output, such as one in a file.
+        """
+        propagate = self.propagation(adj)
+        for i, linear in enumerate(self.linears):
+            x = self._infer_layer(i, linear, x, propagate, tile, allocate)
+            yield x
+
+    def _infer_layer(
+        self,
+        i: int,
+        linear: nn.Module,
+        x: Tensor | Csr,
+        propagate: Propagation,
+        tile: int,
+        allocate: Callable[[int, int, torch.dtype], Tensor] | None,
+    ) -> Tensor:
         weight, bias = linear.weight, linear.bias
         assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
         rows, d_out = x.shape[0], weight.shape[0]
         spans = [(a, min(a + tile, rows)) for a in range(0, rows, tile)]
         done = self.precomputed and i == 0
-        out = torch.empty(rows, d_out, dtype=weight.dtype, device=weight.device)
+
+        def empty() -> Tensor:
+            if allocate is not None:
+                return allocate(rows, d_out, weight.dtype)
+            return torch.empty(rows, d_out, dtype=weight.dtype, device=weight.device)
+
+        out = empty()
         first = isinstance(x, Csr) or d_out < x.shape[1]  # multiply first
         w_near = weight if done or not self.concat else weight[:, : weight.shape[1] // 2]
         w_own = None if done or not self.concat else weight[:, weight.shape[1] // 2 :]
         if first and not done:
-            near = torch.empty_like(out)
+            near = empty()
             for a, b in spans:
                 near[a:b] = _product(x, a, b, w_near)
             source = near

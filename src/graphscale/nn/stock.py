@@ -91,9 +91,15 @@ def _custom(name: str, in_dim: int, out_dim: int) -> nn.Module:
         sys.path.insert(0, "")  # the user's module usually lies in the working directory
     try:
         make = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"cannot load the model {name}: {error}. Give module:callable, the module being importable from here."
+        ) from error
+    try:
+        inspect.signature(make).bind(in_dim, out_dim)
+    except TypeError as error:
+        raise InputError(
+            f"{name} cannot be called: {error}. Give a callable that takes (in_channels, out_channels)."
         ) from error
     model = make(in_dim, out_dim)
     if not isinstance(model, nn.Module):
@@ -165,8 +171,7 @@ def _trial(model: nn.Module, feed: Feed, graph: Graph, num_nodes: int = 9) -> Te
     """Logits of the model in evaluation mode on a small random graph like the real one."""
     draw = torch.Generator().manual_seed(0)
     edges = torch.randint(num_nodes, (2, 30), generator=draw).unique(dim=1)
-    loops = bool((graph.adj.row_of == graph.adj.indices).any())
-    if not loops:
+    if not graph.adj.has_loops():
         edges = edges[:, edges[0] != edges[1]]
     values = torch.rand(edges.shape[1], generator=draw) + 0.5 if graph.adj.values is not None else None
     adj, _ = from_entries(edges[0], edges[1], (num_nodes, num_nodes), values)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from graphscale.batch import Batch
 from graphscale.step import Objective, Slot
+from graphscale.sync.buckets import Buckets
 from graphscale.world import World
 
 
@@ -29,17 +30,19 @@ class Replicas:
         clip: float | None = None,
     ) -> None:
         self.slot, self.world, self.clip = Slot(module, optimiser, objective), world or World(), clip
+        trained = [p for p in module.parameters() if p.requires_grad]
+        self._buckets = Buckets(trained, self.world) if self.world.size > 1 else None
 
     def slots(self) -> Sequence[Slot]:
         """The one slot."""
         return (self.slot,)
 
     def reduce(self, slot: Slot, count: int) -> int:
-        """Sum gradients over ranks in one flat buffer, divide by the reduced count, clip."""
+        """End the sums that the backward pass began, divide by the reduced count, clip."""
+        if self._buckets is not None:
+            self._buckets.finish()
         total = self.world.total(count)
         parameters = list(slot.params().values())
-        if self.world.size > 1:
-            self._sum(parameters)
         gradients = [p.grad for p in parameters if p.grad is not None]
         if total > 0 and gradients:
             torch._foreach_div_(gradients, float(total))
@@ -49,14 +52,3 @@ class Replicas:
 
     def finish(self, step: int) -> None:
         """Nothing: replicas are equal after every step."""
-
-    def _sum(self, parameters: list[Tensor]) -> None:
-        # A rank without labels has no gradients, yet takes part.
-        for p in parameters:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-        flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
-        self.world.sum_(flat)
-        for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            assert p.grad is not None
-            p.grad.copy_(part.view_as(p))

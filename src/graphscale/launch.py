@@ -1,0 +1,51 @@
+"""Several processes on this machine: torchrun underneath, and a plain word when one of them is lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+
+
+def launch(nproc: int, argv: Sequence[str], *, advice: str) -> int:
+    """Run ``python -m graphscale ARGV`` as ``nproc`` ranks; returns the exit code of the command.
+
+    Args:
+        nproc: processes on this machine.
+        argv: the command without ``--nproc``.
+        advice: what to do when a rank is lost.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # Ranks share the cores; as many threads each as there are cores would fight.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its report repeats ours at length
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=nproc,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "graphscale", *argv)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode in (2, 130):  # the rank has said why
+            return int(failure.exitcode)
+        print(f"error: rank {rank} {_fate(failure.exitcode)}; the other ranks were stopped. {advice}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _fate(exitcode: int) -> str:
+    if exitcode < 0:
+        return f"was lost: killed by {signal.Signals(-exitcode).name}"
+    return f"failed with exit code {exitcode}; its error stands above"
