@@ -162,7 +162,7 @@ def test_interrupted_is_130_and_what_was_trained_is_saved(run, tmp_path, monkeyp
 
 
 def test_interrupted_before_the_first_evaluation_saves_the_weights_too(run, tmp_path, monkeypatch):
-    model = own_model(tmp_path, "stops_early", "if k == 10: raise KeyboardInterrupt")
+    model = own_model(tmp_path, "stops_early", "if k == 10: __import__('os').kill(__import__('os').getpid(), 2)")
     monkeypatch.syspath_prepend(str(tmp_path))
     code, _, _ = run("train", "cluster_gcn", *TINY, "--eval-every", "3", "--model", model, "--out", "run")
     assert code == 130
@@ -181,7 +181,7 @@ def test_interrupted_in_the_second_seed_keeps_the_first(run, tmp_path, monkeypat
                     if self.training:
                         seen.append(1)
                         if len(seen) == 14:
-                            raise KeyboardInterrupt
+                            __import__('os').kill(__import__('os').getpid(), 2)
                     return super().forward(x)
         """)
     )
@@ -276,6 +276,7 @@ def test_data_without_preset_takes_none():
 # Every setting, from a flag and from a file
 
 SAMPLES = {
+    "save_seconds": 2.5, "resume": True, "nproc": 2, "prefetch": 0, "fanout": "3,4,5", "batch_size": 64,
     "data": "planted:300", "preset": "none", "split": 3, "undirected": True, "scaling": "row", "epochs": 7, "lr": 0.5,
     "weight_decay": 0.25, "clip": 2.5, "seed": 5, "seeds": 2, "monitor": "f1_macro", "patience": 4, "eval_every": 2,
     "device": "cpu", "precision": "bf16", "threads": 1, "out": Path("some/where"), "overwrite": True, "keep": 3,
@@ -291,7 +292,7 @@ def test_the_samples_are_all_settings_and_differ_from_the_defaults():
     assert all(getattr(default, name) != value for name, value in SAMPLES.items())
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", sorted(set(SAMPLES) - {"resume"}))  # a resumed run has its own
 def test_every_setting_from_a_flag(name):
     value, flag = SAMPLES[name], name.replace("_", "-")
     argv = [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", value]

@@ -80,10 +80,12 @@ def test_every_setting_is_explained():
 
 def test_plain_leaves_out_where_a_run_lies():
     values = plain(ClusterGCNConfig(out=Path("a"), config=Path("b"), json=True, overwrite=True, lr=0.5))
-    assert not {"out", "config", "json", "overwrite"} & set(values)
+    assert not {"out", "config", "json", "overwrite", "resume", "nproc"} & set(values)
     assert values["lr"] == 0.5
     assert all(value is None or type(value) in (int, float, str, bool) for value in values.values())
-    assert set(values) | {"out", "config", "json", "overwrite"} == set(ClusterGCNConfig.__dataclass_fields__)
+    assert set(values) | {"out", "config", "json", "overwrite", "resume", "nproc"} == set(
+        ClusterGCNConfig.__dataclass_fields__
+    )
 
 
 def test_checked_takes_dashes_and_converts():

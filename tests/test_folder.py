@@ -4,6 +4,7 @@ import json
 import math
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,7 +111,7 @@ def events_of(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_a_line_and_events_for_every_epoch(tmp_path):
-    store = folder.RunFolder(tmp_path, keep=1, save_every=1)
+    store = folder.RunFolder(tmp_path, keep=1)
     store.record(Record(0, 0.75, 0.1))
     # Lines are there while the run goes on: it may be killed.
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
@@ -129,19 +130,23 @@ def test_a_line_and_events_for_every_epoch(tmp_path):
     assert [step for step, _ in events["seconds/epoch"]] == [0, 1]
 
 
+def run_of(sync, **keeps):
+    return SimpleNamespace(sync=sync, tables={}, keeps=keeps)
+
+
 def names(path: Path) -> list[str]:
     return sorted(p.name for p in (path / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize(("keep", "expected"), [(1, [4]), (3, [2, 3, 4])])
 def test_the_last_checkpoints_are_kept_and_the_best(tmp_path, sync, keep, expected):
-    store = folder.RunFolder(tmp_path, keep=keep, save_every=1)
+    store = folder.RunFolder(tmp_path, keep=keep)
     log = Log()
     for epoch in range(4):
         log.epochs, log.steps = epoch + 1, 10 * (epoch + 1)
         if epoch == 1:  # the best, never beaten
             log.best_epoch, log.best, log.best_state = epoch, scores(0.9), {"weight": torch.full((3, 2), 7.0)}
-        store.save(log, sync, {"num_classes": 3})
+        store.save(log, run_of(sync, num_classes=3))
     store.close()
     assert names(tmp_path) == ["best.pt", *(f"epoch-{n:06d}.pt" for n in expected)]
     best = checkpoint.load(tmp_path / "checkpoints" / "best.pt")
@@ -149,26 +154,26 @@ def test_the_last_checkpoints_are_kept_and_the_best(tmp_path, sync, keep, expect
     assert best["num_classes"] == 3
     assert torch.equal(best["model"]["weight"], torch.full((3, 2), 7.0))
     last = checkpoint.load(tmp_path / "checkpoints" / "epoch-000004.pt")
-    assert (last["epochs"], last["steps"]) == (4, 40)
+    assert (last["log"]["epochs"], last["log"]["steps"]) == (4, 40)
     (slot,) = last["slots"]
     assert torch.equal(slot["module"]["weight"], sync.slot.module.weight.detach())
     assert slot["optimiser"]["param_groups"][0]["lr"] == 1e-3
 
 
 def test_a_new_best_replaces_the_old(tmp_path, sync):
-    store = folder.RunFolder(tmp_path, keep=1, save_every=1)
+    store = folder.RunFolder(tmp_path, keep=1)
     log = Log()
     for epoch in range(3):
         log.epochs, log.best_epoch, log.best_state = epoch + 1, epoch, {"weight": torch.tensor(float(epoch))}
-        store.save(log, sync, {})
+        store.save(log, run_of(sync))
     store.close()
     best = checkpoint.load(tmp_path / "checkpoints" / "best.pt")
     assert (best["epoch"], float(best["model"]["weight"])) == (2, 2.0)
 
 
 def test_without_a_score_there_is_no_best(tmp_path, sync):
-    store = folder.RunFolder(tmp_path, keep=1, save_every=1)
-    store.save(Log(epochs=1), sync, {})
+    store = folder.RunFolder(tmp_path, keep=1)
+    store.save(Log(epochs=1), run_of(sync))
     store.close()
     assert names(tmp_path) == ["epoch-000001.pt"]
 

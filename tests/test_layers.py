@@ -8,14 +8,17 @@ from pathlib import Path
 import graphscale
 
 ROOT = Path(graphscale.__file__).parent
-LAYERS = (
-    ("errors", "config", "catalog", "rng", "probe", "csr", "graph", "batch", "table", "step", "world", "kernels"),
-    ("partitioning", "store", "data"),
-    ("batches", "tables", "nn"),
-    ("objectives", "sync", "metrics", "checkpoint"),
-    ("run", "loop", "evaluation", "nodes", "testing"),
-    ("recipes",),
-    ("folder", "console", "prediction", "launch", "session", "api", "cli", "__main__"),
+LAYERS = tuple(
+    line.split()
+    for line in """
+    errors config catalog rng probe csr graph batch table step world kernels
+    partitioning store data
+    batches tables nn
+    objectives sync metrics checkpoint
+    run loop evaluation nodes testing
+    recipes
+    folder console prediction launch interrupt places session outputs preparing api tools cli __main__
+    """.strip().splitlines()
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

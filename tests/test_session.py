@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from graphscale import checkpoint, nodes, session
+from graphscale import checkpoint, nodes, places, session
 from graphscale.data import static
 from graphscale.errors import InputError
 from graphscale.recipes.cluster_gcn import ClusterGCNConfig
@@ -214,7 +214,7 @@ def test_two_runs_in_one_second_have_two_folders(monkeypatch):
         def now():
             return __import__("datetime").datetime(2030, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(session, "datetime", Clock)
+    monkeypatch.setattr(places, "datetime", Clock)
     train(None, epochs=1)
     train(None, epochs=1)
     stem = "cluster_gcn-planted-200-20300102-030405"

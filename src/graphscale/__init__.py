@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from graphscale.errors import InputError as InputError
     from graphscale.graph import Graph as Graph
     from graphscale.loop import fit as fit
+    from graphscale.outputs import load as load
     from graphscale.partitioning import partition as partition
     from graphscale.recipes.cluster_gcn import ClusterGCNConfig as ClusterGCNConfig
     from graphscale.run import Run as Run
@@ -31,6 +32,7 @@ _HOME = {
     "ClusterBatches": "batches.cluster",
     "FullBatch": "batches.full",
     "from_pyg": "data.static",
+    "load": "outputs",
     "load_graph": "data.static",
     "InputError": "errors",
     "Graph": "graph",

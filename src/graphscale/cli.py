@@ -10,16 +10,18 @@ import functools
 import importlib
 import io
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from graphscale import __version__, catalog
+from graphscale import __version__, catalog, tools
 from graphscale.config import Device, TrainConfig, checked, plain
 from graphscale.errors import InputError
 
@@ -79,17 +81,30 @@ def evaluate(
     return 0
 
 
-def _train(recipe: str, config: TrainConfig, notes: list[str]) -> int:
-    from graphscale import console, folder, session
+def _train(recipe: str, config: TrainConfig, notes: list[str], argv: Sequence[str]) -> int:
+    from graphscale import console, folder, session, world
 
-    screen = console.Console()
+    if config.nproc > 1 and world.launched() is None:
+        return _launch(recipe, config, argv)
+    screen = console.Console(quiet=world.launched() is not None and not world.leading())
     for note in notes:
         screen.say(note)
     screen.say(_composition(recipe, config))
     result = session.train(recipe, config, console=screen)
-    if config.json:
+    if config.json and (world.launched() is None or world.leading()):
         print(folder.dumps(result), flush=True)
     return 0
+
+
+def _launch(recipe: str, config: TrainConfig, argv: Sequence[str]) -> int:
+    """The same command as several processes, which must agree on the folder."""
+    from graphscale.launch import launch
+    from graphscale.places import place_of
+
+    out = place_of(recipe, config)
+    place = [] if config.out is not None else ["--out", str(out)]
+    again = f"What was saved is in {out}: graphscale train {recipe} --resume --out {out} --nproc {config.nproc}"
+    return launch(config.nproc, ["train", recipe, *argv, *place], advice=again)
 
 
 def _show(recipe: str, config: TrainConfig, notes: list[str]) -> int:
@@ -114,9 +129,12 @@ def resolve(recipe: str, argv: Sequence[str], program: str) -> tuple[TrainConfig
     kind = importlib.import_module(f"graphscale.recipes.{recipe}").Config
     # tyro takes its defaults before it reads a flag, so the flags that choose defaults are read first.
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--data", "--preset", "--config"):
+    for flag in ("--data", "--preset", "--config", "--out"):
         early.add_argument(flag, nargs="?")  # a missing value is tyro's to report
+    early.add_argument("--resume", action="store_true")
     seen, _ = early.parse_known_args([a for a in argv if a not in ("-h", "--help")])
+    if seen.resume:
+        return _resumed(recipe, kind, seen.out, argv, f"{program} {recipe}"), []
     from_file = _from_file(recipe, kind, seen.config)
     data = seen.data or from_file.get("data") or kind.data
     chosen = catalog.preset(recipe, seen.preset or from_file.get("preset"), data)
@@ -131,6 +149,18 @@ def resolve(recipe: str, argv: Sequence[str], program: str) -> tuple[TrainConfig
     prog = f"{program} {recipe}"
     config: TrainConfig = _parsed(lambda: tyro.cli(kind, args=list(argv), default=default, prog=prog), prog)
     return config, notes
+
+
+def _resumed(recipe: str, kind: type[TrainConfig], out: str | None, argv: Sequence[str], prog: str) -> TrainConfig:
+    """The configuration that a run was started with; flags may change what a continuation may change."""
+    from graphscale.places import newest, stored
+
+    place = Path(out) if out is not None else newest(recipe)
+    known, kept = stored(place)
+    if known != recipe:
+        raise InputError(f"{place} holds a run of {known}. Resume it with graphscale train {known} --resume.")
+    default = replace(kept, out=place, resume=True)
+    return _parsed(lambda: tyro.cli(kind, args=list(argv), default=default, prog=prog), prog)
 
 
 def _parsed(parse: Callable[[], T], program: str) -> T:
@@ -176,13 +206,17 @@ def _dispatch(argv: Sequence[str]) -> int:
     if argv[:1] in (["train"], ["show"]) and argv[1:2] not in (["-h"], ["--help"]):
         recipe = _recipe(argv)
         config, notes = resolve(recipe, argv[2:], f"{PROGRAM} {argv[0]}")
-        return (_train if argv[0] == "train" else _show)(recipe, config, notes)
+        return _train(recipe, config, notes, argv[2:]) if argv[0] == "train" else _show(recipe, config, notes)
     # tyro calls what it is given; a command runs after the parsing, outside its treatment of errors.
     commands: dict[str, Callable[..., int]] = {
         "list": list_names,
         "show": show,
         "train": train,
         "evaluate": evaluate,
+        "prepare": tools.prepare,
+        "info": tools.info,
+        "predict": tools.predict,
+        "export": tools.export,
     }
     command = _parsed(
         lambda: tyro.extras.subcommand_cli_from_dict(
@@ -219,8 +253,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except InputError as error:
+        if "graphscale.world" in sys.modules and not sys.modules["graphscale.world"].leading():
+            time.sleep(2)  # the first rank says the same, and the launcher then ends this one
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a library said
         return 2
-    except KeyboardInterrupt:
-        print("interrupted: what was trained, if anything, is saved in the run's folder", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "interrupted before anything was saved since the last checkpoint", file=sys.stderr)
         return 130

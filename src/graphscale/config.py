@@ -61,14 +61,22 @@ class TrainConfig:
     """Checkpoints to keep besides the best."""
     save_every: int = 50
     """Epochs between two checkpoints; one is always written at the end."""
+    save_seconds: float = 300.0
+    """Seconds between two checkpoints, inside an epoch too."""
+    resume: bool = False
+    """Go on with the run in --out, or with the newest under runs/, from its last checkpoint."""
+    nproc: int = 1
+    """Processes on this machine, a replica each; gradients are summed."""
+    prefetch: int = 2
+    """Batches made ahead by a thread while one trains; 0 makes each when it is needed."""
     json: bool = False
     """Print the result as one JSON object, the last line of standard output."""
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "seeds", "eval_every", "keep", "save_every", "lr")
+        positive = ("epochs", "seeds", "eval_every", "keep", "save_every", "save_seconds", "nproc", "lr")
         self.demand(positive, lambda v: v > 0, "must be above 0")
         self.demand(("patience", "threads", "clip"), lambda v: v > 0, "must be above 0")
-        self.demand(("seed", "split", "weight_decay"), lambda v: v >= 0, "cannot be negative")
+        self.demand(("seed", "split", "weight_decay", "prefetch"), lambda v: v >= 0, "cannot be negative")
 
     def demand(self, names: tuple[str, ...], holds: Any, what: str) -> None:
         """Refuse the first of the named values that is set and does not hold, by its flag.
@@ -83,7 +91,9 @@ class TrainConfig:
 
 
 # Where a run lies and how it reports; not part of what it computes.
-HOUSEKEEPING = ("config", "out", "overwrite", "json")
+HOUSEKEEPING = ("config", "out", "overwrite", "json", "resume", "nproc")
+# What may differ between a run and its continuation.
+CONTINUES = ("epochs", "patience", "keep", "save_every", "save_seconds", "threads", "device", "prefetch")
 
 
 def plain(config: TrainConfig) -> dict[str, Any]:

@@ -34,8 +34,10 @@ class Console:
             self._said.add(line)
             self.rich.print(line, markup=False)
 
-    def begins(self, run: Run, seed: int, config: TrainConfig) -> None:
-        """What was read and built, and the bar of one seed."""
+    def begins(self, run: Run, seed: int, config: TrainConfig, done: int = 0) -> None:
+        """What was read and built, how many epochs are done already, and the bar of one seed."""
+        if done:
+            self.say(f"seed {seed}: goes on after epoch {done}")
         for note in run.notes:
             self.say(f"note: {note}")
         if run.partition:
@@ -54,7 +56,7 @@ class Console:
         if self.rich.is_terminal and not self.rich.quiet:
             self._progress = Progress(*columns, console=self.rich)
             self._progress.start()
-            self._progress.add_task(f"seed {seed}", total=config.epochs, line="")
+            self._progress.add_task(f"seed {seed}", total=config.epochs, completed=done, line="")
         self._last = time.monotonic()
 
     def epoch(self, run: Run, record: Record) -> None:

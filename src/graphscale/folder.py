@@ -19,9 +19,9 @@ import tomli_w
 from torch.utils.tensorboard import SummaryWriter
 
 from graphscale import checkpoint
-from graphscale.errors import InputError
+from graphscale.errors import InputError, first_sentence
 from graphscale.loop import Log, Record
-from graphscale.step import Sync
+from graphscale.run import Run
 
 
 def demand_free(path: Path, *, overwrite: bool) -> None:
@@ -86,14 +86,19 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 
 
 class RunFolder:
-    """Writes one run's folder while it trains."""
+    """Writes one run's folder while it trains.
 
-    def __init__(self, path: Path, *, keep: int, save_every: int) -> None:
-        self.path, self.keep, self.save_every = path, keep, save_every
+    Args:
+        epochs: of a run that is continued: what was written of later ones is forgotten.
+    """
+
+    def __init__(self, path: Path, *, keep: int, epochs: int = 0) -> None:
+        self.path, self.keep = path, keep
         self.checkpoints = path / "checkpoints"
-        self.checkpoints.mkdir()
+        self.checkpoints.mkdir(exist_ok=True)
+        _forget_after(path / "metrics.jsonl", epochs)
         self._metrics = open(path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._board = SummaryWriter(str(path))
+        self._board = SummaryWriter(str(path), purge_step=epochs or None)
         self._best_saved = -1
 
     def record(self, record: Record) -> None:
@@ -106,16 +111,17 @@ class RunFolder:
             for name, value in scores.items():
                 self._board.add_scalar(f"{name}/{split}", value, record.epoch)
 
-    def save(self, log: Log, sync: Sync, extra: Mapping[str, Any]) -> None:
+    def save(self, log: Log, run: Run) -> None:
         """The last state, and the best one where it is new; older checkpoints go."""
         if log.best_epoch > self._best_saved:
-            best = {"epoch": log.best_epoch, "model": log.best_state, **extra}
+            best = {"epoch": log.best_epoch, "model": log.best_state, **run.keeps}
             checkpoint.save(self.checkpoints / "best.pt", best)
             self._best_saved = log.best_epoch
         slots = [
-            {"module": slot.module.state_dict(), "optimiser": slot.optimiser.state_dict()} for slot in sync.slots()
+            {"module": slot.module.state_dict(), "optimiser": slot.optimiser.state_dict()} for slot in run.sync.slots()
         ]
-        state = {"epochs": log.epochs, "steps": log.steps, "slots": slots, **extra}
+        tables = {name: table.state_dict() for name, table in run.tables.items()}
+        state = {"log": log.state_dict(), "slots": slots, "tables": tables, **run.keeps}
         checkpoint.save(self.checkpoints / f"epoch-{log.epochs:06d}.pt", state)
         for old in sorted(self.checkpoints.glob("epoch-*.pt"))[: -self.keep]:
             old.unlink()
@@ -124,3 +130,34 @@ class RunFolder:
         """Flush and close the files."""
         self._metrics.close()
         self._board.close()
+
+
+def _forget_after(metrics: Path, epochs: int) -> None:
+    """Keep the lines of the first ``epochs`` epochs: a run that was killed wrote on after its checkpoint."""
+    if metrics.is_file():
+        lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        checkpoint.write_aside(metrics, "".join(lines[:epochs]).encode())
+
+
+def restore(path: Path, run: Run) -> Log:
+    """Bring a run to the state of the newest checkpoint under ``path``; a fresh log where there is none.
+
+    Raises:
+        InputError: where the checkpoint is damaged or of another model.
+    """
+    there = sorted((path / "checkpoints").glob("epoch-*.pt"))
+    if not there:
+        return Log()
+    state = checkpoint.load(there[-1], needs=("log", "slots", "tables"))
+    try:
+        for slot, kept in zip(run.sync.slots(), state["slots"], strict=True):
+            slot.module.load_state_dict(kept["module"])
+            slot.optimiser.load_state_dict(kept["optimiser"])
+        for name, table in run.tables.items():
+            table.load_state_dict(state["tables"][name])
+        return Log.from_state(state["log"])
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{there[-1]} is not a checkpoint of this configuration ({first_sentence(error)}). Resume with the"
+            " settings that the run was started with."
+        ) from error

@@ -30,7 +30,8 @@ class Graph:
     part_ptr: Tensor  # [P + 1] int64: cluster k is rows part_ptr[k]:part_ptr[k + 1]
     node_id: Tensor  # [N] int64: the caller's id of every row
     edge_attr: Tensor | None = None  # [E, D] in the order of adj's entries
-    notes: tuple[str, ...] = field(default=())  # what the reader changed or found, for the log
+    notes: tuple[str, ...] = ()  # what the reader changed or found, for the log
+    clusters: Mapping[str, object] = field(default_factory=dict)  # how the clusters were made, and their quality
 
     @property
     def num_nodes(self) -> int:

@@ -31,6 +31,7 @@ def read(config: NodeConfig, state: Mapping[str, Any] | None = None) -> Views:
     if graph.x is None:
         graph = transform.degree_features(graph)
     if state is None:
+        demand_splits(graph, config.data)
         scaler = transform.Scaler.fit(graph, config.scaling)
     else:
         scaler = transform.Scaler.from_state(config.scaling, state["scaler"])
@@ -45,6 +46,20 @@ def read(config: NodeConfig, state: Mapping[str, Any] | None = None) -> Views:
         whole = _precomputed(config, graph)
         seen = whole if seen is graph else _precomputed(config, seen)
     return Views(seen, whole, scaler)
+
+
+def demand_splits(graph: Graph, name: str) -> None:
+    """Refuse data without labels to train on.
+
+    Raises:
+        InputError: naming the empty splits.
+    """
+    empty = [split for split, mask in graph.masks.items() if not bool(mask.any())]
+    if empty:
+        raise InputError(
+            f"{name} has no labelled node in {', '.join(empty)}. Prepare it again with --labels: label and split"
+            " (train, val, test) of every node."
+        )
 
 
 def _precomputed(config: NodeConfig, graph: Graph) -> Graph:
@@ -89,8 +104,8 @@ def _house(config: NodeConfig, graph: Graph) -> ClusterGCN:
     )
 
 
-def scores(config: NodeConfig, state: Mapping[str, Any]) -> Scores:
-    """Exact scores of a checkpoint on ``config.data``.
+def restored(config: NodeConfig, state: Mapping[str, Any]) -> tuple[nn.Module, Feed | None, Views]:
+    """The model of a checkpoint, how it is fed, and ``config.data`` as it sees it.
 
     Raises:
         InputError: where the checkpoint's weights are not those of this configuration and data.
@@ -104,5 +119,15 @@ def scores(config: NodeConfig, state: Mapping[str, Any]) -> Scores:
             f"the checkpoint does not fit {config.model} on {config.data}: {str(error).splitlines()[-1].strip()}"
             " Give data with the features and edge attributes that the model was trained on."
         ) from error
+    return model, feed, views
+
+
+def scores(config: NodeConfig, state: Mapping[str, Any]) -> Scores:
+    """Exact scores of a checkpoint on ``config.data``.
+
+    Raises:
+        InputError: as ``restored``.
+    """
+    model, feed, views = restored(config, state)
     device = device_of(config.device)
     return Exact(model.to(device), feed, views.whole, device)()

@@ -77,7 +77,7 @@ class Partition:
             InputError: where the partition was made for another graph.
         """
         self.demand_owner(graph)
-        return graph.permuted(self.order, self.part_ptr)
+        return replace(graph.permuted(self.order, self.part_ptr), clusters=self.describe())
 
 
 def partition(

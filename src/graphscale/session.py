@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import time
-import tomllib
-from collections.abc import Callable
-from dataclasses import replace
-from datetime import datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from graphscale import checkpoint, folder, probe
-from graphscale.catalog import RECIPES
-from graphscale.config import Device, TrainConfig, checked, plain
+from graphscale.config import Device, TrainConfig, plain
 from graphscale.console import Console
-from graphscale.errors import InputError
+from graphscale.interrupt import Interrupted, Stop
 from graphscale.loop import Log, Record, fit
+from graphscale.places import place_of, recipe_of, stored
 from graphscale.run import Run, check
-
-
-def recipe_of(name: str) -> Any:
-    """The module of a recipe.
-
-    Raises:
-        InputError: on an unknown name.
-    """
-    if name not in RECIPES:
-        raise InputError(f"no recipe '{name}'. There are: {', '.join(RECIPES)} (graphscale list).")
-    return importlib.import_module(f"graphscale.recipes.{name}")
+from graphscale.world import World, joined
 
 
 def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -> dict[str, Any]:
     """Train a recipe, once per seed, and return the result that ``result.json`` holds.
+
+    In a process that torchrun or SLURM started, this rank trains its share; one rank writes.
 
     Args:
         recipe: such as ``cluster_gcn``.
@@ -44,110 +31,131 @@ def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -
 
     Raises:
         InputError: on anything a user can mend, before training starts.
+        Interrupted: on Ctrl-C, after a checkpoint.
     """
     module = recipe_of(recipe)
-    console = console or Console(quiet=True)
-    if config.out is not None:
-        folder.demand_free(config.out, overwrite=config.overwrite)
-    home = functools.cache(lambda: _claimed(recipe, config))
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    with probe.PeakMemory() as memory:
-        began = time.perf_counter()
-        views = module.read(config)
-        read_seconds = time.perf_counter() - began
-        results = []
-        for seed in range(config.seed, config.seed + config.seeds):
-            results.append(_one(module, recipe, config, views, seed, home, read_seconds, memory, console))
-    result = results[0] if config.seeds == 1 else _together(results, config, read_seconds)
-    folder.write_result(home() / "result.json", result)
-    console.finished(result, home())
+    with joined(config.device) as world:
+        console = console if console is not None and world.leads else Console(quiet=True)
+        out = Path(world.share(str(place_of(recipe, config)) if world.leads else ""))
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        with probe.PeakMemory() as memory, Stop() as stop:
+            began = time.perf_counter()
+            views = module.read(config)
+            session = _Session(recipe, config, out, world, console, memory, stop, time.perf_counter() - began)
+            seeds = range(config.seed, config.seed + config.seeds)
+            results = [session.one(module, views, seed) for seed in seeds]
+        result = results[0] if config.seeds == 1 else _together(results, config, session.read_seconds)
+        if world.leads:
+            folder.write_result(out / "result.json", result)
+        console.finished(result, out)
     return result
 
 
-def _claimed(recipe: str, config: TrainConfig) -> Path:
-    """The run's folder, made or replaced."""
-    out = config.out or _default_out(recipe, config.data)
-    folder.claim(out, overwrite=config.overwrite)
-    folder.write_config(out / "config.toml", recipe, plain(config))
-    return out
+@dataclass(frozen=True)
+class _Session:
+    """What the runs of all seeds share."""
 
+    recipe: str
+    config: TrainConfig
+    out: Path
+    world: World
+    console: Console
+    memory: probe.PeakMemory
+    stop: Stop
+    read_seconds: float
 
-def _default_out(recipe: str, data: str) -> Path:
-    """runs/RECIPE-DATA-TIME, with a number where two start in one second."""
-    stem = Path(data).stem if data.endswith(".npz") else data.replace(":", "-").replace("/", "-")
-    base = Path("runs") / f"{recipe}-{stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    path, count = base, 1
-    while path.exists():
-        path, count = base.with_name(f"{base.name}-{count}"), count + 1
-    return path
+    def one(self, module: Any, views: Any, seed: int) -> dict[str, Any]:
+        """Train one seed, from its last checkpoint where it is resumed and has one."""
+        config, began = self.config, time.perf_counter()
+        run: Run = module.build(config, views, seed)
+        check(run)
+        # Only now, when nothing is left that a user must mend, is a folder made or an old run replaced.
+        place = self._place(seed)
+        log = folder.restore(place, run) if config.resume else Log()
+        prepare_seconds = self.read_seconds + time.perf_counter() - began
+        self.console.begins(run, seed, config, log.epochs)
+        store = folder.RunFolder(place, keep=config.keep, epochs=log.epochs) if self.world.leads else None
+        self._fit(run, log, store)
+        result = self._result(run, log, seed, prepare_seconds)
+        if self.world.leads:
+            folder.write_result(place / "result.json", result)
+        return result
 
+    def _place(self, seed: int) -> Path:
+        """The run's folder, made by the rank that leads, with its configuration inside."""
+        config = self.config
+        place = self.out if config.seeds == 1 else self.out / f"seed-{seed}"
+        if self.world.leads:
+            if seed == config.seed and not config.resume:
+                folder.claim(self.out, overwrite=config.overwrite)
+            place.mkdir(exist_ok=True)
+            folder.write_config(self.out / "config.toml", self.recipe, plain(config))
+            if place != self.out:
+                folder.write_config(place / "config.toml", self.recipe, {**plain(config), "seed": seed, "seeds": 1})
+        self.world.share(0)  # no rank reads before it is there
+        return place
 
-def _one(
-    module: Any,
-    recipe: str,
-    config: TrainConfig,
-    views: Any,
-    seed: int,
-    home: Callable[[], Path],
-    read_seconds: float,
-    memory: probe.PeakMemory,
-    console: Console,
-) -> dict[str, Any]:
-    began = time.perf_counter()
-    run: Run = module.build(config, views, seed)
-    check(run)
-    # Only now, when nothing is left that a user must mend, is a folder made or an old run replaced.
-    place = home() if config.seeds == 1 else home() / f"seed-{seed}"
-    place.mkdir(exist_ok=True)
-    prepare_seconds = read_seconds + time.perf_counter() - began
-    console.begins(run, seed, config)
-    store = folder.RunFolder(place, keep=config.keep, save_every=config.save_every)
+    def _fit(self, run: Run, log: Log, store: folder.RunFolder | None) -> None:
+        config, saved = self.config, time.monotonic()
 
-    log = Log()
+        def save() -> None:
+            nonlocal saved
+            if store is not None:
+                store.save(log, run)
+            saved = time.monotonic()
 
-    def on_epoch(log: Log, record: Record) -> None:
-        store.record(record)
-        console.epoch(run, record)
-        if log.epochs % config.save_every == 0:
-            store.save(log, run.sync, run.keeps)
+        def on_step(log: Log) -> None:
+            if self.world.total(self.stop.wished):
+                save()
+                again = f"graphscale train {self.recipe} --resume --out {self.out}"
+                raise Interrupted(f"interrupted: saved in {self.out}. Go on with: {again}")
+            if time.monotonic() - saved >= config.save_seconds:
+                save()
 
-    try:
-        fit(
-            run,
-            epochs=config.epochs,
-            eval_every=config.eval_every,
-            patience=config.patience,
-            log=log,
-            on_epoch=on_epoch,
-        )
-    finally:
-        # Also after Ctrl-C: what has been trained is not lost.
-        if log.epochs:
-            store.save(log, run.sync, run.keeps)
-        store.close()
-        console.ends()
-    seconds = {"prepare": prepare_seconds, "train": log.train_seconds, "evaluate": log.evaluate_seconds}
-    result = {
-        "recipe": recipe,
-        "data": config.data,
-        "config": {**plain(config), "seed": seed, "seeds": 1},
-        "monitor": run.monitor,
-        "val": dict(log.best["val"]),
-        "test": dict(log.best["test"]),
-        "final": {split: dict(scores) for split, scores in log.final.items()},
-        "best_epoch": log.best_epoch,
-        "epochs": log.epochs,
-        "seconds": {name: round(value, 4) for name, value in seconds.items()},
-        "peak_anon_mb": memory.peak_mb,
-        "parameters": sum(p.numel() for p in run.model.parameters()),
-        "partition": dict(run.partition),
-        "versions": probe.versions(),
-        "commit": probe.commit(),
-        "seed": seed,
-    }
-    folder.write_result(place / "result.json", result)
-    return result
+        def on_epoch(log: Log, record: Record) -> None:
+            if store is not None:
+                store.record(record)
+            self.console.epoch(run, record)
+            if log.epochs % config.save_every == 0:
+                save()
+
+        try:
+            fit(
+                run,
+                epochs=config.epochs,
+                eval_every=config.eval_every,
+                patience=config.patience,
+                log=log,
+                on_step=on_step,
+                on_epoch=on_epoch,
+            )
+            save()
+        finally:
+            if store is not None:
+                store.close()
+            self.console.ends()
+
+    def _result(self, run: Run, log: Log, seed: int, prepare_seconds: float) -> dict[str, Any]:
+        seconds = {"prepare": prepare_seconds, "train": log.train_seconds, "evaluate": log.evaluate_seconds}
+        return {
+            "recipe": self.recipe,
+            "data": self.config.data,
+            "config": {**plain(self.config), "seed": seed, "seeds": 1},
+            "monitor": run.monitor,
+            "val": dict(log.best["val"]),
+            "test": dict(log.best["test"]),
+            "final": {split: dict(scores) for split, scores in log.final.items()},
+            "best_epoch": log.best_epoch,
+            "epochs": log.epochs,
+            "seconds": {name: round(value, 4) for name, value in seconds.items()},
+            "peak_anon_mb": self.memory.peak_mb,
+            "parameters": sum(p.numel() for p in run.model.parameters()),
+            "partition": dict(run.partition),
+            "versions": probe.versions(),
+            "commit": probe.commit(),
+            "seed": seed,
+        }
 
 
 def _together(results: list[dict[str, Any]], config: TrainConfig, read_seconds: float) -> dict[str, Any]:
@@ -173,21 +181,6 @@ def _spread(results: list[dict[str, Any]]) -> dict[str, Any]:
         spread["mean"][split] = {name: float(column.mean()) for name, column in columns.items()}
         spread["std"][split] = {name: float(column.std()) for name, column in columns.items()}
     return spread
-
-
-def stored(path: Path) -> tuple[str, TrainConfig]:
-    """Recipe and configuration of a run's folder.
-
-    Raises:
-        InputError: where the folder holds no run.
-    """
-    try:
-        values = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
-        recipe = str(values.pop("recipe"))
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} holds no run ({error}). Give the folder that graphscale train printed.") from error
-    kind = recipe_of(recipe).Config
-    return recipe, kind(**checked(kind, values, str(path / "config.toml")))
 
 
 def evaluate(path: Path, *, data: str | None = None, device: Device | None = None) -> dict[str, Any]:

@@ -250,6 +250,7 @@ def read(path: Path, *, split: int = 0) -> Graph:
         node_id=arrays["node_id"],
         edge_attr=arrays.get("edge_attr"),
         notes=tuple(manifest["notes"]),
+        clusters=manifest["partition"],
     )
 
 

@@ -97,6 +97,12 @@ def launched() -> tuple[int, int, int] | None:
     return None
 
 
+def leading() -> bool:
+    """Whether this process is the first of its launch, or alone."""
+    place = launched()
+    return place is None or place[0] == 0
+
+
 @contextmanager
 def joined(device: str, *, timeout: float = 600) -> Iterator[World]:
     """The world of this launch while the block runs: gloo on CPU, NCCL (with gloo for CPU tensors) on CUDA.

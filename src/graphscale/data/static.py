@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphscale import store
 from graphscale.csr import Csr, from_entries, from_scipy_arrays
 from graphscale.data import digits, synthetic
 from graphscale.errors import InputError, first_sentence
@@ -46,6 +47,13 @@ def load(name: str, *, split: int = 0, undirected: bool = False, seed: int = 0) 
         InputError: where nothing of that name exists or what exists is not a sound graph.
     """
     folder = os.environ.get(DATA_VARIABLE)
+    for place in (Path(name), *([Path(folder) / name] if folder else [])):
+        if store.is_store(place):
+            if undirected:
+                raise InputError(
+                    f"{place} is a store: edges are made undirected when it is prepared. Drop --undirected."
+                )
+            return store.read(place, split=split)
     for candidate in _candidates(name, folder):
         if candidate.is_file():
             return read_npz(candidate, split=split, undirected=undirected)
@@ -57,6 +65,8 @@ def load(name: str, *, split: int = 0, undirected: bool = False, seed: int = 0) 
         if split:
             raise InputError(f"{name} has one split; {split} was asked. Leave out --split.")
         return synthetic.planted(_planted_size(name), seed=seed)
+    if name.startswith("ogb:"):
+        return read_ogb(name, undirected=undirected)
     if ":" in name:
         return read_pyg(name, split=split, undirected=undirected)
     where = f"the folder {folder}" if folder else f"{DATA_VARIABLE} (unset)"
@@ -65,6 +75,16 @@ def load(name: str, *, split: int = 0, undirected: bool = False, seed: int = 0) 
         " Give a path to an .npz file, a PyG data set such as Planetoid:Cora, or set"
         f" {DATA_VARIABLE} to a folder that holds {name}/graph.npz."
     )
+
+
+def all_splits(name: str) -> dict[str, Tensor] | None:
+    """Masks [N, S] of an ``.npz`` that holds several splits; None elsewhere."""
+    for candidate in _candidates(name, os.environ.get(DATA_VARIABLE)):
+        if candidate.is_file():
+            with np.load(candidate, allow_pickle=False) as archive:
+                masks = {split: torch.from_numpy(archive[f"{split}_mask"]) for split in SPLITS}
+            return masks if all(mask.dim() == 2 for mask in masks.values()) else None
+    return None
 
 
 def _candidates(name: str, folder: str | None) -> list[Path]:
@@ -195,6 +215,29 @@ def read_pyg(name: str, *, split: int = 0, undirected: bool = False) -> Graph:
             f" It looks in {root}."
         ) from error
     return from_pyg(data, name=name, split=split, undirected=undirected)
+
+
+def read_ogb(name: str, *, undirected: bool = False) -> Graph:
+    """An OGB node data set, ``ogb:ogbn-arxiv``, where the package ogb is installed; its official split.
+
+    Raises:
+        InputError: where ogb is not installed or cannot give the data set.
+    """
+    try:
+        from ogb.nodeproppred import PygNodePropPredDataset
+    except ImportError as error:
+        raise InputError(f"{name} needs the package ogb. Install it: pip install ogb.") from error
+    root = Path(os.environ.get(DATA_VARIABLE, Path.home() / ".cache" / "graphscale")) / "ogb"
+    try:
+        found: Any = PygNodePropPredDataset(name.removeprefix("ogb:"), root=str(root))
+        data, split = found[0], found.get_idx_split()
+    except Exception as error:
+        raise InputError(f"OGB could not give {name}: {first_sentence(error)}. It looks in {root}.") from error
+    for ours, theirs in (("train", "train"), ("val", "valid"), ("test", "test")):
+        mask = torch.zeros(int(data.num_nodes), dtype=torch.bool)
+        mask[split[theirs]] = True
+        data[f"{ours}_mask"] = mask
+    return from_pyg(data, name=name, undirected=undirected)
 
 
 def from_pyg(data: Any, *, name: str = "the graph", split: int = 0, undirected: bool = False) -> Graph:

@@ -24,8 +24,11 @@ from graphscale.config import NodeConfig
 from graphscale.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from graphscale.batch import Batches
     from graphscale.data.transform import Views
+    from graphscale.nn.stock import Feed
     from graphscale.run import Run, Scores
 
 
@@ -33,27 +36,52 @@ if TYPE_CHECKING:
 class ClusterGCNConfig(NodeConfig):
     """Cluster-GCN: q METIS clusters a batch, links among them kept, the block re-normalised."""
 
-    batches: Literal["clusters", "full"] = "clusters"
-    """Clusters, or the whole graph as one batch (the yardstick)."""
+    batches: Literal["clusters", "neighbors", "full"] = "clusters"
+    """Clusters; sampled neighbours (the GraphSAGE baseline); or the whole graph as one batch (the yardstick)."""
     num_parts: int = 50
     """p: clusters of the training graph."""
     parts_per_batch: int = 1
     """q: clusters a batch, drawn without replacement."""
-    partitioner: Literal["metis", "random"] = "metis"
-    """METIS, or random parts as the control."""
+    partitioner: Literal["metis", "stream", "random"] = "metis"
+    """METIS; label propagation in memory proportional to nodes; or random parts as the control."""
+    fanout: str = "10,10,10"
+    """In-neighbours sampled a node at hop 1, 2, ..., for --batches neighbors; -1 takes all."""
+    batch_size: int = 512
+    """Roots a batch, for --batches neighbors."""
 
     def __post_init__(self) -> None:
         NodeConfig.__post_init__(self)
-        self.demand(("num_parts", "parts_per_batch"), lambda v: v > 0, "must be above 0")
+        self.demand(("num_parts", "parts_per_batch", "batch_size"), lambda v: v > 0, "must be above 0")
+        if self.batches == "neighbors":
+            self.fanouts()
         if self.batches == "clusters" and self.parts_per_batch > self.num_parts:
             raise InputError(
                 f"--parts-per-batch {self.parts_per_batch} exceeds --num-parts {self.num_parts}."
                 " A batch cannot hold more clusters than there are."
             )
 
+    def fanouts(self) -> tuple[int, ...]:
+        """``fanout`` as numbers.
+
+        Raises:
+            InputError: where it is no list of numbers, one a layer.
+        """
+        try:
+            numbers = tuple(int(part) for part in self.fanout.split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != self.layers or any(k < -1 or k == 0 for k in numbers):
+            raise InputError(
+                f"--fanout {self.fanout}: {self.layers} layers need {self.layers} numbers, above 0 or -1 for all,"
+                f" such as {','.join(['10'] * self.layers)}. Change --fanout or --layers."
+            )
+        return numbers
+
     def composition(self) -> str:
         """The run as a sentence of its parts."""
         seen = "full batch"
+        if self.batches == "neighbors":
+            seen = f"neighbors({self.fanout}; {self.batch_size} roots)"
         if self.batches == "clusters":
             seen = f"clusters(q={self.parts_per_batch} of p={self.num_parts}, {self.partitioner})"
         return f"{seen} . plain({self.model}) . node_loss . replicas"
@@ -70,6 +98,13 @@ def read(config: ClusterGCNConfig) -> Views:
     return nodes.read(config)
 
 
+def restored(config: ClusterGCNConfig, state: Mapping[str, Any]) -> tuple[nn.Module, Feed | None, Views]:
+    """The model of a checkpoint, how it is fed, and ``config.data`` as it sees it."""
+    from graphscale import nodes
+
+    return nodes.restored(config, state)
+
+
 def scores(config: ClusterGCNConfig, state: Mapping[str, Any]) -> Scores:
     """Exact scores of a checkpoint on ``config.data``."""
     from graphscale import nodes
@@ -84,6 +119,7 @@ def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
     from graphscale import metrics, nodes
     from graphscale.batches.cluster import ClusterBatches
     from graphscale.batches.full import FullBatch
+    from graphscale.batches.neighbor import NeighborBatches
     from graphscale.evaluation import Exact
     from graphscale.nn.plain import plain
     from graphscale.objectives.node import node_loss
@@ -96,11 +132,19 @@ def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
     model, feed, notes = nodes.model_of(config, views.seen, seed)
     model.to(device)
     batches: Batches = FullBatch(views.seen, seed=seed, world=world)
-    quality: dict[str, object] = {}
+    quality: Mapping[str, object] = {}
+    if config.batches == "neighbors":
+        batches = NeighborBatches(views.seen, config.fanouts(), config.batch_size, seed=seed, world=world)
+        if (config.norm == "sym" and feed is None) or config.model == "gcn":
+            notes.append("sampled blocks do not know the degrees of their outermost sources: GCN's norm is approximate")
     if config.batches == "clusters":
-        cut = partition(views.seen, config.num_parts, method=config.partitioner, seed=seed)
-        quality = cut.describe()
-        batches = ClusterBatches(cut.apply(views.seen), config.parts_per_batch, seed=seed, world=world)
+        graph = views.seen
+        if graph.num_parts == 1:
+            graph = partition(graph, config.num_parts, method=config.partitioner, seed=seed).apply(graph)
+        else:
+            notes.append(f"clusters of the store are used ({graph.num_parts}); --num-parts and --partitioner are not")
+        quality = graph.clusters
+        batches = ClusterBatches(graph, config.parts_per_batch, seed=seed, world=world)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     objective = node_loss(plain(model, feed, bf16=config.precision == "bf16"))
     scored = metrics.names(views.whole.num_classes, multilabel=views.whole.multilabel)
@@ -116,4 +160,5 @@ def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
         partition=quality,
         keeps={"scaler": views.scaler.state_dict(), "num_classes": views.whole.num_classes},
         notes=(*views.notes, *notes),
+        prefetch=config.prefetch,
     )

@@ -1,0 +1,87 @@
+"""What comes out of a trained run: the module itself, its weights, its predictions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from graphscale import checkpoint, prediction
+from graphscale.config import Device, TrainConfig, plain
+from graphscale.errors import InputError
+from graphscale.places import recipe_of, stored
+from graphscale.run import device_of
+
+
+def _best(run: Path) -> tuple[str, Any, TrainConfig, dict[str, Any]]:
+    """(recipe, its module, configuration, best checkpoint) of a run of one seed."""
+    recipe, config = stored(run)
+    if config.seeds > 1:
+        raise InputError(f"{run} holds {config.seeds} runs. Give one of them, such as {run / f'seed-{config.seed}'}.")
+    state = checkpoint.load(run / "checkpoints" / "best.pt", needs=("epoch", "model"))
+    return recipe, recipe_of(recipe), config, state
+
+
+def load(run: str | Path, *, data: str | None = None) -> nn.Module:
+    """The trained module of a run, with the weights of its best epoch, in evaluation mode.
+
+    Args:
+        run: folder of a run of one seed.
+        data: where the run's own data is no longer there, data of the same features.
+
+    Raises:
+        InputError: where the run or its data cannot be used.
+    """
+    _, module, config, state = _best(Path(run))
+    model, _, _ = module.restored(replace(config, data=data or config.data), state)
+    trained: nn.Module = model.eval()
+    return trained
+
+
+def export(run: Path, to: Path) -> int:
+    """Write the best weights as safetensors, the configuration as its metadata; returns their number.
+
+    Raises:
+        InputError: where the run cannot be used or ``to`` is in use.
+    """
+    recipe, _, config, state = _best(run)
+    if to.exists():
+        raise InputError(f"{to} is in use. Give another --to.")
+    aside = to.with_name(f".{to.name}.part")
+    metadata = {"recipe": recipe, "config": json.dumps(plain(config)), "epoch": str(state["epoch"])}
+    weights = {name: value.contiguous() for name, value in state["model"].items()}
+    save_file(weights, aside, metadata)
+    aside.replace(to)
+    return sum(value.numel() for value in weights.values())
+
+
+def predict(
+    run: Path, to: Path, *, data: str | None = None, embeddings: bool = False, device: Device | None = None
+) -> int:
+    """Write a row of predictions for every node; returns the number of rows.
+
+    Args:
+        run: folder of a run of one seed.
+        to: Parquet file.
+        data: other data with the same features; by default the run's own.
+        embeddings: add the last hidden layer.
+        device: where to compute; by default as in training.
+
+    Raises:
+        InputError: where the run or the data cannot be used, or ``to`` is in use.
+    """
+    _, module, config, state = _best(run)
+    if to.exists():
+        raise InputError(f"{to} is in use. Give another --to.")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    config = replace(config, data=data or config.data, device=device or config.device)
+    model, feed, views = module.restored(config, state)
+    place = device_of(config.device)
+    return prediction.write(to, model.to(place), feed, views.whole, device=place, embeddings=embeddings)

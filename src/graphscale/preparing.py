@@ -1,0 +1,77 @@
+"""From any source to a store: read, cut into clusters, write in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
+
+from graphscale import probe, store
+from graphscale.data import edges, static
+from graphscale.errors import InputError
+from graphscale.graph import Graph
+from graphscale.partitioning import Method, Partition, partition
+
+
+def prepare(
+    source: str,
+    to: Path,
+    num_parts: int,
+    *,
+    partitioner: Method = "metis",
+    weighted: bool = False,
+    undirected: bool = False,
+    features: Path | None = None,
+    labels: Path | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Partition:
+    """Make a store of ``source`` at ``to`` and return its clusters.
+
+    An edge list (``.parquet``, ``.csv``, ``.npy``) is never held in memory; with the streaming or random
+    partitioner memory stays proportional to the number of nodes.
+
+    Raises:
+        InputError: where the source, the number of parts or the place cannot be used.
+    """
+    if to.exists() and not (overwrite and store.is_store(to)):
+        raise InputError(f"{to} is in use. Give another --to, or --overwrite to replace a store.")
+    made = {
+        "source": source,
+        "partitioner": partitioner,
+        "weighted": weighted,
+        "undirected": undirected,
+        "seed": seed,
+        "versions": probe.versions(),
+    }
+
+    def finish(graph: Graph, splits: Mapping[str, Tensor] | None) -> Partition:
+        cut = partition(graph, num_parts, method=partitioner, seed=seed, weighted=weighted)
+        store.write(graph, cut, to, splits=splits, made=made, overwrite=overwrite)
+        return cut
+
+    path = Path(source)
+    if path.suffix not in edges.SUFFIXES:
+        if features is not None or labels is not None:
+            raise InputError(f"{source} has its own features and labels; --features and --labels go with edge lists.")
+        return finish(static.load(source, undirected=undirected), static.all_splits(source))
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.rows.") as work:
+        graph = edges.read(path, Path(work), features=features, labels=labels, undirected=undirected)
+        return finish(graph, None)
+
+
+def info(path: Path, *, verify: bool = False) -> dict[str, Any]:
+    """What a store holds; with ``verify``, after reading every byte of it.
+
+    Raises:
+        InputError: where it is damaged.
+    """
+    manifest = store.manifest_of(path)
+    store.read(path)
+    if verify and (wrong := store.verify(path)):
+        raise InputError(f"{path} is damaged: {', '.join(wrong)} changed since it was written. Prepare it again.")
+    return manifest

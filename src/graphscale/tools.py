@@ -1,0 +1,125 @@
+"""Commands beside training: stores, predictions, weights. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from graphscale.config import Device
+
+
+def prepare(
+    source: Annotated[str, tyro.conf.Positional],
+    /,
+    to: Path,
+    num_parts: int,
+    partitioner: Literal["metis", "stream", "random"] = "metis",
+    weighted: bool = False,
+    undirected: bool = False,
+    features: Path | None = None,
+    labels: Path | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> int:
+    """Make a store on disk: nodes in cluster order, memory-mapped, with a manifest.
+
+    Args:
+        source: what train takes as --data, ogb:NAME, or an edge list (.parquet, .csv, .npy).
+        to: folder of the store.
+        num_parts: clusters.
+        partitioner: metis; stream (memory proportional to nodes, not edges); or random.
+        weighted: METIS cuts little weight instead of few edges.
+        undirected: add the reverse of every edge that lacks one.
+        features: float32 [N, F] .npy beside an edge list.
+        labels: Parquet or CSV beside an edge list: label, split (train, val, test), optionally node.
+        seed: of the clusters.
+        overwrite: replace a store that lies in --to.
+    """
+    from graphscale import preparing
+
+    cut = preparing.prepare(
+        source,
+        to,
+        num_parts,
+        partitioner=partitioner,
+        weighted=weighted,
+        undirected=undirected,
+        features=features,
+        labels=labels,
+        seed=seed,
+        overwrite=overwrite,
+    )
+    print(f"{to}: {_clusters(cut.describe())}")
+    return 0
+
+
+def info(store: Annotated[Path, tyro.conf.Positional], /, verify: bool = False, json: bool = False) -> int:
+    """Say what a store holds.
+
+    Args:
+        store: its folder.
+        verify: read every byte and compare the checksums.
+        json: print the manifest as one JSON object.
+    """
+    from graphscale import folder, preparing
+
+    found = preparing.info(store, verify=verify)
+    if json:
+        print(folder.dumps(found))
+        return 0
+    counts = ("nodes", "entries", "features", "classes")
+    print(", ".join(f"{found[name]:,} {name}" for name in counts))
+    source = found["made"].get("source", "a graph in memory")
+    print(f"made from {source}; {_clusters(found['partition'])}")
+    for note in found["notes"]:
+        print(f"note: {note}")
+    for name, said in found["arrays"].items():
+        print(f"  {name:10} {said['dtype']:5} {said['shape']}")
+    if verify:
+        print("all checksums agree")
+    return 0
+
+
+def _clusters(said: dict[str, Any]) -> str:
+    return (
+        f"{said['num_parts']} {said['method']} clusters of {said['smallest']}..{said['largest']} nodes,"
+        f" {float(said['edge_cut']):.1%} of the edges between them, halo ratio {float(said['halo_ratio']):.2f}"
+    )
+
+
+def predict(
+    run: Annotated[Path, tyro.conf.Positional],
+    /,
+    to: Path,
+    data: str | None = None,
+    embeddings: bool = False,
+    device: Device | None = None,
+) -> int:
+    """Write every node's predicted class and probabilities to a Parquet file.
+
+    Args:
+        run: folder of the run.
+        to: Parquet file: node (the caller's id), predicted, probability and, if asked for, embedding.
+        data: other data with the same features; by default the run's own.
+        embeddings: add the last hidden layer.
+        device: where to compute; by default as in training.
+    """
+    from graphscale import outputs
+
+    print(f"{to}: {outputs.predict(run, to, data=data, embeddings=embeddings, device=device):,} nodes")
+    return 0
+
+
+def export(run: Annotated[Path, tyro.conf.Positional], /, to: Path) -> int:
+    """Write the best weights as safetensors.
+
+    Args:
+        run: folder of the run.
+        to: file, such as model.safetensors.
+    """
+    from graphscale import outputs
+
+    print(f"{to}: {outputs.export(run, to):,} numbers")
+    return 0

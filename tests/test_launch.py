@@ -1,0 +1,109 @@
+"""Two real processes: the same accuracy, one writer, a lost rank by name. A minute in all, so few and full tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from graphscale.errors import InputError
+from graphscale.world import World, joined, launched
+
+TRAIN = [
+    sys.executable, "-m", "graphscale", "train", "cluster_gcn", "--data", "planted:600", "--num-parts", "12",
+    "--layers", "2", "--hidden", "16", "--nproc", "2",
+]  # fmt: skip
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_two_processes_train_and_one_writes(tmp_path, alone):
+    done = subprocess.run(
+        [*TRAIN, "--epochs", "8", "--out", "run", "--json"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert done.stdout.count('"recipe"') == 1
+    assert result["test"]["accuracy"] > 0.4  # chance is 1/8
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["test"] == result["test"]
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 8
+    resumed = subprocess.run(
+        [*TRAIN, "--epochs", "9", "--out", "run", "--resume"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "goes on after epoch 8" in resumed.stderr
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 9
+
+
+def rank_of(pid: int) -> str | None:
+    try:
+        pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    return next((p[5:].decode() for p in pairs if p.startswith(b"RANK=")), None)
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task")
+    return [int(c) for task in tasks.iterdir() for c in (task / "children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
+def test_a_lost_rank_ends_the_run_and_is_named(tmp_path, alone):
+    process = subprocess.Popen(
+        [*TRAIN, "--epochs", "100000", "--save-seconds", "0.5", "--out", "run"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while time.monotonic() < deadline and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.1)
+    (second,) = [pid for pid in children(process.pid) if rank_of(pid) == "1"]
+    os.kill(second, signal.SIGKILL)
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 1
+    (line,) = [x for x in said.splitlines() if x.startswith("error:")]
+    assert "rank 1 was lost: killed by SIGKILL" in line
+    assert "--resume --out run --nproc 2" in line
+
+
+def test_wrong_input_is_said_once(tmp_path, alone):
+    done = subprocess.run([*TRAIN, "--monitor", "nothing"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert [x for x in done.stderr.splitlines() if x.startswith("error:")] == [
+        x for x in done.stderr.splitlines() if "monitor 'nothing'" in x
+    ]
+    assert done.stderr.count("monitor 'nothing'") == 1
+
+
+def test_a_process_knows_its_launcher(alone, monkeypatch):
+    assert launched() is None
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_LOCALID", "0")
+    assert launched() is None  # an interactive shell of SLURM
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert launched() == (3, 4, 0)
+    with pytest.raises(InputError, match="MASTER_ADDR"), joined("cpu"):
+        pass
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert launched() == (1, 2, 1)  # torchrun inside SLURM
+
+
+def test_alone_the_world_is_one(alone):
+    with joined("cpu") as world:
+        assert world == World(0, 1)
+        assert world.share({"a": 1}) == {"a": 1}
+        assert world.totals(1.5, 2) == (1.5, 2)
