@@ -8,12 +8,17 @@ test or empty) and, where ids are not 0..N-1, ``node``: the caller's ids, which 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# Arrow's own pool takes a gigabyte of address space at its first use, which counts against a limit on memory.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
@@ -96,9 +101,10 @@ def chunks(path: Path) -> Iterator[Chunk]:
             yield from _npy_chunks(path)
             return
         if path.suffix == ".parquet":
-            batches: Any = pa_parquet.ParquetFile(path).iter_batches(batch_size=_ROWS)
+            file = pa_parquet.ParquetFile(path, pre_buffer=False)
+            batches: Any = file.iter_batches(batch_size=_ROWS, use_threads=False)
         else:
-            batches = pa_csv.open_csv(path, read_options=pa_csv.ReadOptions(block_size=1 << 24))
+            batches = pa_csv.open_csv(path, read_options=pa_csv.ReadOptions(use_threads=False, block_size=1 << 24))
         for batch in batches:
             yield _columns(batch, path)
     except (OSError, ValueError, EOFError, pa.ArrowException) as error:
