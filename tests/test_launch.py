@@ -77,6 +77,22 @@ def test_a_lost_rank_ends_the_run_and_is_named(tmp_path, alone):
     assert "--resume --out run --nproc 2" in line
 
 
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, alone):
+    process = subprocess.Popen(
+        [*TRAIN, "--epochs", "100000", "--out", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while time.monotonic() < deadline and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "--resume --out run --nproc 2" in said
+    assert len(list((tmp_path / "run" / "checkpoints").glob("epoch-*.pt"))) == 1
+
+
 def test_wrong_input_is_said_once(tmp_path, alone):
     done = subprocess.run([*TRAIN, "--monitor", "nothing"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2

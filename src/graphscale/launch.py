@@ -18,6 +18,7 @@ def launch(nproc: int, argv: Sequence[str], *, advice: str) -> int:
         argv: the command without ``--nproc``.
         advice: what to do when a rank is lost.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -36,6 +37,9 @@ def launch(nproc: int, argv: Sequence[str], *, advice: str) -> int:
     )
     try:
         elastic_launch(config, sys.executable)("-m", "graphscale", *argv)
+    except SignalException as stop:  # Ctrl-C: the ranks have had it too, and saved after the step they were in
+        print(f"interrupted. {advice}", file=sys.stderr)
+        return 130 if stop.sigval == signal.SIGINT else 1
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode in (2, 130):  # the rank has said why
