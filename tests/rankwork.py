@@ -35,7 +35,7 @@ def build(world):
     return Run(
         model=model,
         batches=ClusterBatches(clusters, 1, world=world),
-        sync=Replicas(model, optimiser, node_loss(apply), world=world),
+        sync=Replicas(model, optimiser, node_loss(apply), world=world, bucket=256),
         evaluate=dict,
         metrics=(),
         monitor="",

@@ -15,6 +15,7 @@ from graphscale import checkpoint, folder
 from graphscale.errors import InputError
 from graphscale.loop import Log, Record
 from graphscale.sync.replicas import Replicas
+from graphscale.world import World
 
 
 def scores(value: float) -> dict:
@@ -146,7 +147,7 @@ def test_the_last_checkpoints_are_kept_and_the_best(tmp_path, sync, keep, expect
         log.epochs, log.steps = epoch + 1, 10 * (epoch + 1)
         if epoch == 1:  # the best, never beaten
             log.best_epoch, log.best, log.best_state = epoch, scores(0.9), {"weight": torch.full((3, 2), 7.0)}
-        store.save(log, run_of(sync, num_classes=3))
+        store.save(log, run_of(sync, num_classes=3), log.state_dict(World()))
     store.close()
     assert names(tmp_path) == ["best.pt", *(f"epoch-{n:06d}.pt" for n in expected)]
     best = checkpoint.load(tmp_path / "checkpoints" / "best.pt")
@@ -165,7 +166,7 @@ def test_a_new_best_replaces_the_old(tmp_path, sync):
     log = Log()
     for epoch in range(3):
         log.epochs, log.best_epoch, log.best_state = epoch + 1, epoch, {"weight": torch.tensor(float(epoch))}
-        store.save(log, run_of(sync))
+        store.save(log, run_of(sync), log.state_dict(World()))
     store.close()
     best = checkpoint.load(tmp_path / "checkpoints" / "best.pt")
     assert (best["epoch"], float(best["model"]["weight"])) == (2, 2.0)
@@ -173,7 +174,7 @@ def test_a_new_best_replaces_the_old(tmp_path, sync):
 
 def test_without_a_score_there_is_no_best(tmp_path, sync):
     store = folder.RunFolder(tmp_path, keep=1)
-    store.save(Log(epochs=1), run_of(sync))
+    store.save(Log(epochs=1), run_of(sync), Log(epochs=1).state_dict(World()))
     store.close()
     assert names(tmp_path) == ["epoch-000001.pt"]
 

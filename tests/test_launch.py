@@ -23,7 +23,15 @@ TRAIN = [
 
 @pytest.fixture
 def alone(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "MASTER_ADDR"):
+    for name in (
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "SLURM_PROCID",
+        "SLURM_STEP_NUM_TASKS",
+        "SLURM_LOCALID",
+        "MASTER_ADDR",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -43,6 +51,28 @@ def test_two_processes_train_and_one_writes(tmp_path, alone):
     assert resumed.returncode == 0, resumed.stderr
     assert "goes on after epoch 8" in resumed.stderr
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 9
+
+
+def test_two_ranks_resume_inside_an_epoch_to_the_bit(tmp_path, alone):
+    def story(name):
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        return [(line["loss"], line["scores"]) for line in lines]
+
+    flags = ["--epochs", "30", "--threads", "1", "--save-seconds", "0.001"]
+    subprocess.run([*TRAIN, *flags, "--out", "whole"], cwd=tmp_path, check=True, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*TRAIN, *flags, "--out", "parts"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    metrics = tmp_path / "parts" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=90)
+    resume = [*TRAIN, *flags, "--out", "parts", "--resume"]
+    alone_again = subprocess.run([*resume, "--nproc", "1"], cwd=tmp_path, capture_output=True, text=True)
+    assert alone_again.returncode == 2
+    assert "--nproc" in alone_again.stderr
+    subprocess.run(resume, cwd=tmp_path, check=True, stderr=subprocess.DEVNULL)
+    assert story("parts") == story("whole")
 
 
 def rank_of(pid: int) -> str | None:
@@ -105,11 +135,11 @@ def test_wrong_input_is_said_once(tmp_path, alone):
 def test_a_process_knows_its_launcher(alone, monkeypatch):
     assert launched() is None
     monkeypatch.setenv("SLURM_PROCID", "0")
-    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     monkeypatch.setenv("SLURM_LOCALID", "0")
     assert launched() is None  # an interactive shell of SLURM
     monkeypatch.setenv("SLURM_PROCID", "3")
-    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     assert launched() == (3, 4, 0)
     with pytest.raises(InputError, match="MASTER_ADDR"), joined("cpu"):
         pass

@@ -254,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except InputError as error:
         if "graphscale.world" in sys.modules and not sys.modules["graphscale.world"].leading():
-            time.sleep(2)  # the first rank says the same, and the launcher then ends this one
+            time.sleep(10)  # the first rank says the same, and the launcher then ends this one
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a library said
         return 2
     except KeyboardInterrupt as stop:

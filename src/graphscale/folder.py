@@ -111,8 +111,12 @@ class RunFolder:
             for name, value in scores.items():
                 self._board.add_scalar(f"{name}/{split}", value, record.epoch)
 
-    def save(self, log: Log, run: Run) -> None:
-        """The last state, and the best one where it is new; older checkpoints go."""
+    def save(self, log: Log, run: Run, state: Mapping[str, Any]) -> None:
+        """The last state, and the best one where it is new; older checkpoints go.
+
+        Args:
+            state: what ``Log.state_dict`` gave on this rank.
+        """
         if log.best_epoch > self._best_saved:
             best = {"epoch": log.best_epoch, "model": log.best_state, **run.keeps}
             checkpoint.save(self.checkpoints / "best.pt", best)
@@ -121,8 +125,8 @@ class RunFolder:
             {"module": slot.module.state_dict(), "optimiser": slot.optimiser.state_dict()} for slot in run.sync.slots()
         ]
         tables = {name: table.state_dict() for name, table in run.tables.items()}
-        state = {"log": log.state_dict(), "slots": slots, "tables": tables, **run.keeps}
-        checkpoint.save(self.checkpoints / f"epoch-{log.epochs:06d}.pt", state)
+        whole = {"log": dict(state), "slots": slots, "tables": tables, **run.keeps}
+        checkpoint.save(self.checkpoints / f"epoch-{log.epochs:06d}.pt", whole)
         for old in sorted(self.checkpoints.glob("epoch-*.pt"))[: -self.keep]:
             old.unlink()
 
@@ -149,15 +153,20 @@ def restore(path: Path, run: Run) -> Log:
     if not there:
         return Log()
     state = checkpoint.load(there[-1], needs=("log", "slots", "tables"))
+    if state.get("graph") != run.keeps.get("graph"):
+        raise InputError(
+            f"{path} was trained on another graph, or on other clusters of it: going on would mix two runs."
+            " Bring the data back as it was, or start another run."
+        )
     try:
         for slot, kept in zip(run.sync.slots(), state["slots"], strict=True):
             slot.module.load_state_dict(kept["module"])
             slot.optimiser.load_state_dict(kept["optimiser"])
         for name, table in run.tables.items():
             table.load_state_dict(state["tables"][name])
-        return Log.from_state(state["log"])
+        return Log.from_state(state["log"], run.world)
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"{there[-1]} is not a checkpoint of this configuration ({first_sentence(error)}). Resume with the"
-            " settings that the run was started with."
+            " settings and the number of processes (--nproc) that the run was started with."
         ) from error

@@ -122,6 +122,13 @@ class Graph:
             )
         return replace(self, num_classes=num_classes)
 
+    def identity(self) -> str:
+        """A hash of structure, clusters and order of nodes: what a checkpoint is bound to."""
+        digest = hashlib.blake2b(self.fingerprint().encode(), digest_size=16)
+        for tensor in (self.part_ptr, self.node_id):
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
     def fingerprint(self) -> str:
         """A hash of the structure (not of features): what a partition is bound to."""
         digest = hashlib.blake2b(digest_size=16)

@@ -16,6 +16,7 @@ from graphscale.metrics import better
 from graphscale.run import Run, Scores
 from graphscale.step import ROWS, Outcome, Params, Slot, Write
 from graphscale.table import Table
+from graphscale.world import World
 
 
 def fetch(tables: Mapping[str, Table], needs: Mapping[str, Tensor]) -> Params:
@@ -104,14 +105,24 @@ class Log:
             return better("logloss", new["logloss"], old["logloss"])
         return better(monitor, new[monitor], old[monitor])
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain values and tensors, for a checkpoint."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+    def state_dict(self, world: World) -> dict[str, Any]:
+        """Plain values and tensors, for a checkpoint; collective, since each rank has its share of an epoch."""
+        shares = world.gather(torch.tensor([[self.loss, self.count]], dtype=torch.float64))  # [size, 2]
+        return {**{f.name: getattr(self, f.name) for f in fields(self)}, "shares": shares}
 
     @staticmethod
-    def from_state(state: Mapping[str, Any]) -> Log:
-        """The reverse of ``state_dict``."""
-        return Log(**state)
+    def from_state(state: Mapping[str, Any], world: World) -> Log:
+        """The reverse of ``state_dict``.
+
+        Raises:
+            ValueError: where the state is of another number of ranks.
+        """
+        values = dict(state)
+        shares = values.pop("shares")
+        if len(shares) != world.size:
+            raise ValueError(f"it was written by {len(shares)} processes, and these are {world.size}")
+        loss, count = shares[world.rank].tolist()
+        return Log(**{**values, "loss": loss, "count": int(count)})
 
 
 def fit(

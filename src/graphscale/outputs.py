@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,13 @@ def export(run: Path, to: Path) -> int:
     recipe, _, config, state = _best(run)
     if to.exists():
         raise InputError(f"{to} is in use. Give another --to.")
+    to.parent.mkdir(parents=True, exist_ok=True)
     aside = to.with_name(f".{to.name}.part")
     metadata = {"recipe": recipe, "config": json.dumps(plain(config)), "epoch": str(state["epoch"])}
     weights = {name: value.contiguous() for name, value in state["model"].items()}
     save_file(weights, aside, metadata)
+    with open(aside, "rb") as file:
+        os.fsync(file.fileno())
     aside.replace(to)
     return sum(value.numel() for value in weights.values())
 

@@ -101,7 +101,10 @@ def partition(
             f" Choose --num-parts between 1 and {graph.num_nodes}."
         )
     if weighted and (graph.adj.values is None or method != "metis"):
-        raise InputError("weighted clusters need edge weights and METIS: the graph or the partitioner has none of it.")
+        raise InputError(
+            "weighted clusters need edge weights and METIS: the graph or the partitioner has none of it."
+            " Drop --weighted, or choose --partitioner metis and a graph with edge weights."
+        )
     if num_parts == 1:
         part = np.zeros(graph.num_nodes, dtype=np.int64)
     elif method == "metis":

@@ -12,6 +12,7 @@ import torch
 from graphscale import checkpoint, folder, probe
 from graphscale.config import Device, TrainConfig, plain
 from graphscale.console import Console
+from graphscale.errors import InputError
 from graphscale.interrupt import Interrupted, Stop
 from graphscale.loop import Log, Record, fit
 from graphscale.places import place_of, recipe_of, stored
@@ -36,7 +37,7 @@ def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -
     module = recipe_of(recipe)
     with joined(config.device) as world:
         console = console if console is not None and world.leads else Console(quiet=True)
-        out = Path(world.share(str(place_of(recipe, config)) if world.leads else ""))
+        out = _agreed(recipe, config, world)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         with probe.PeakMemory() as memory, Stop() as stop:
@@ -50,6 +51,23 @@ def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -
             folder.write_result(out / "result.json", result)
         console.finished(result, out)
     return result
+
+
+def _agreed(recipe: str, config: TrainConfig, world: World) -> Path:
+    """The run's folder as the first rank finds it; all ranks refuse together where it refuses."""
+    found: tuple[str, str] = ("", "")
+    if world.leads:
+        try:
+            found = (str(place_of(recipe, config)), "")
+        except InputError as error:
+            found = ("", str(error))
+    out, refusal = world.share(found)
+    if refusal:
+        raise InputError(refusal)
+    return Path(out)
+
+
+_STOP = 1000  # above any number of ranks that only say that a checkpoint is due
 
 
 @dataclass(frozen=True)
@@ -101,17 +119,21 @@ class _Session:
 
         def save() -> None:
             nonlocal saved
+            state = log.state_dict(self.world)
             if store is not None:
-                store.save(log, run)
+                store.save(log, run, state)
             saved = time.monotonic()
 
         def on_step(log: Log) -> None:
-            if self.world.total(self.stop.wished):
+            # Saving is collective: the rank that leads says when, and any rank may wish to stop.
+            due = self.world.leads and time.monotonic() - saved >= config.save_seconds
+            said = self.world.total(_STOP * self.stop.wished + due)
+            if said:
                 save()
-                again = f"graphscale train {self.recipe} --resume --out {self.out}"
+            if said >= _STOP:
+                processes = f" --nproc {self.world.size}" if self.world.size > 1 else ""
+                again = f"graphscale train {self.recipe} --resume --out {self.out}{processes}"
                 raise Interrupted(f"interrupted: saved in {self.out}. Go on with: {again}")
-            if time.monotonic() - saved >= config.save_seconds:
-                save()
 
         def on_epoch(log: Log, record: Record) -> None:
             if store is not None:

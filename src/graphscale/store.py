@@ -33,10 +33,15 @@ from graphscale.csr import Csr
 from graphscale.errors import InputError
 from graphscale.graph import SPLITS, Graph
 from graphscale.kernels.layout import permuted_rows
+from graphscale.mapped import mapped
 from graphscale.partitioning import Partition
 
 FORMAT, VERSION = "graphscale.graph", 1
 MANIFEST = "manifest.json"
+_SAID = {
+    "arrays": dict, "nodes": int, "entries": int, "features": int, "classes": int, "symmetric": bool,
+    "partition": dict, "notes": list, "made": dict,
+}  # fmt: skip
 _BLOCK = 1 << 22  # entries or values a block: some tens of megabytes
 
 
@@ -60,11 +65,22 @@ def created(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
-        if path.exists():
-            shutil.rmtree(path)
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        if path.exists():  # a kill between the two renames leaves the old store beside, whole
+            os.replace(path, old)
         os.replace(aside, path)
+        _flush_folder(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _flush_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class _Writer:
@@ -137,7 +153,11 @@ def write(
             "made": dict(made or {}),
             "arrays": out.arrays,
         }
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        with open(aside / MANIFEST, "w", encoding="utf-8") as file:
+            file.write(json.dumps(manifest, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        _flush_folder(aside)
 
 
 def _spans(indptr: np.ndarray, order: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -209,14 +229,17 @@ def manifest_of(path: Path) -> dict[str, Any]:
     """
     try:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        known = manifest["format"] == FORMAT and isinstance(manifest["arrays"], dict)
+        known = manifest["format"] == FORMAT and manifest["version"] == VERSION
+        whole = not known or all(isinstance(manifest[name], kind) for name, kind in _SAID.items())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is no readable store ({error}). Make one with graphscale prepare SOURCE --to {path}."
         ) from error
-    if not known or manifest["version"] != VERSION:
+    if not whole:
+        raise InputError(f"the manifest of {path} is damaged. Prepare the store again.")
+    if not known:
         raise InputError(
-            f"{path} is {manifest['format']} version {manifest.get('version')}; this program reads {FORMAT}"
+            f"{path} is {manifest['format']} version {manifest['version']}; this program reads {FORMAT}"
             f" version {VERSION}. Prepare it again."
         )
     return manifest
@@ -230,7 +253,7 @@ def read(path: Path, *, split: int = 0) -> Graph:
             such split.
     """
     manifest = manifest_of(path)
-    arrays = {name: torch.from_numpy(_mapped(path, name, said)) for name, said in manifest["arrays"].items()}
+    arrays = {name: _mapped(path, name, said) for name, said in manifest["arrays"].items()}
     _demand_consistent(path, manifest, arrays)
     splits = arrays["train"].shape[1]
     if not 0 <= split < splits:
@@ -254,31 +277,60 @@ def read(path: Path, *, split: int = 0) -> Graph:
     )
 
 
-def _mapped(path: Path, name: str, said: Mapping[str, Any]) -> np.ndarray:
+def _mapped(path: Path, name: str, said: Mapping[str, Any]) -> Tensor:
     file = path / f"{name}.npy"
     try:
-        # Copy-on-write: torch wants writable memory, and nothing reaches the file.
-        array: np.ndarray = np.load(file, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = mapped(file)
+    except (OSError, ValueError, EOFError, TypeError) as error:
         raise InputError(f"{file} is missing or damaged ({error}). Prepare the store again.") from error
-    if list(array.shape) != said["shape"] or array.dtype.str != said["dtype"]:
+    kind = array.numpy().dtype.str
+    if list(array.shape) != said["shape"] or kind != said["dtype"]:
         raise InputError(
-            f"{file} holds {array.dtype.str} {list(array.shape)} where the manifest says {said['dtype']}"
+            f"{file} holds {kind} {list(array.shape)} where the manifest says {said['dtype']}"
             f" {said['shape']}. The store is damaged or mixed up: prepare it again."
         )
-    return np.asarray(array)
+    return array
 
 
 def _demand_consistent(path: Path, manifest: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> None:
-    """Cheap checks that keep compiled code inside its arrays when a manifest and files disagree."""
+    """One pass over the indices keeps compiled code inside its arrays when files and manifest disagree."""
     nodes = manifest["nodes"]
     needed = ("indptr", "indices", "y", "part_ptr", "node_id", *SPLITS)
     missing = [name for name in needed if name not in arrays]
-    sound = not missing and arrays["indptr"].numel() == nodes + 1 and int(arrays["indptr"][0]) == 0
-    sound = sound and int(arrays["indptr"][-1]) == arrays["indices"].numel()
-    sound = sound and int(arrays["part_ptr"][-1]) == nodes and bool((arrays["indptr"].diff() >= 0).all())
-    if not sound:
-        raise InputError(f"{path} is inconsistent (arrays and manifest disagree). Prepare the store again.")
+    wrong = missing or [
+        name
+        for name, holds in (
+            ("indptr", lambda: _points(arrays["indptr"], nodes, arrays["indices"].numel())),
+            ("indices", lambda: _inside(arrays["indices"], 0, nodes)),
+            ("part_ptr", lambda: _points(arrays["part_ptr"], arrays["part_ptr"].numel() - 1, nodes)),
+            ("y", lambda: arrays["y"].dim() == 2 or _inside(arrays["y"], -1, manifest["classes"])),
+            ("rows", lambda: all(arrays[n].shape[0] == nodes for n in ("y", "node_id", "x", *SPLITS) if n in arrays)),
+            ("weight", lambda: arrays.get("weight", arrays["indices"]).shape[0] == arrays["indices"].numel()),
+            ("edge_attr", lambda: arrays.get("edge_attr", arrays["indices"]).shape[0] == arrays["indices"].numel()),
+            ("x_indptr", lambda: "x_indptr" not in arrays or _sound_sparse(arrays, nodes, manifest["features"])),
+        )
+        if not holds()
+    ]
+    if wrong:
+        raise InputError(f"{path} is inconsistent in {', '.join(wrong)}: it is damaged. Prepare the store again.")
+
+
+def _points(pointers: Tensor, rows: int, entries: int) -> bool:
+    ends = pointers.numel() == rows + 1 and int(pointers[0]) == 0 and int(pointers[-1]) == entries
+    return ends and bool((pointers.diff() >= 0).all())
+
+
+def _inside(values: Tensor, low: int, stop: int) -> bool:
+    """Whether all values lie in low..stop-1, looked at in blocks."""
+    blocks = (values[a : a + _BLOCK] for a in range(0, values.numel(), _BLOCK))
+    return all(low <= int(block.min()) and int(block.max()) < stop for block in blocks)
+
+
+def _sound_sparse(arrays: Mapping[str, Tensor], nodes: int, features: int) -> bool:
+    columns, values = arrays.get("x_indices"), arrays.get("x_values")
+    if columns is None or values is None or columns.numel() != values.numel():
+        return False
+    return _points(arrays["x_indptr"], nodes, columns.numel()) and _inside(columns, 0, features)
 
 
 def verify(path: Path) -> list[str]:
@@ -287,10 +339,15 @@ def verify(path: Path) -> list[str]:
     wrong = []
     for name, said in manifest["arrays"].items():
         digest = hashlib.blake2b(digest_size=16)
-        rows = _mapped(path, name, said)
-        flat = rows.reshape(-1)
+        flat = _mapped(path, name, said).numpy().reshape(-1)
         for start in range(0, flat.size, _BLOCK):
             digest.update(np.ascontiguousarray(flat[start : start + _BLOCK]).data)
         if digest.hexdigest() != said["blake2b"]:
             wrong.append(name)
     return wrong
+
+
+def splits(path: Path) -> dict[str, Tensor]:
+    """All splits [N, S] of a store, in the order of its rows."""
+    arrays = manifest_of(path)["arrays"]
+    return {name: _mapped(path, name, arrays[name]) for name in SPLITS}

@@ -88,11 +88,11 @@ class World:
 
 def launched() -> tuple[int, int, int] | None:
     """(rank, size, local rank) as torchrun or SLURM set them; None in a process started alone."""
-    for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")):
+    for names in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")):
         values = [os.environ.get(name) for name in names]
         if None not in values:
             rank, size, local = (int(v) for v in values if v is not None)
-            # An interactive SLURM shell is a task of one, and no launch.
+            # A step of one task is an interactive shell, and no launch.
             return (rank, size, local) if size > 1 or names[0] == "RANK" else None
     return None
 
@@ -104,12 +104,13 @@ def leading() -> bool:
 
 
 @contextmanager
-def joined(device: str, *, timeout: float = 600) -> Iterator[World]:
+def joined(device: str, *, timeout: float = 7200) -> Iterator[World]:
     """The world of this launch while the block runs: gloo on CPU, NCCL (with gloo for CPU tensors) on CUDA.
 
     Args:
         device: auto, cpu or cuda.
-        timeout: seconds after which a silent rank counts as lost.
+        timeout: seconds after which a silent rank counts as lost (one that died is noticed at once); the
+            first rank evaluates alone, so it must be longer than an evaluation.
 
     Raises:
         InputError: where SLURM started several tasks and no address to meet at is set.
@@ -119,7 +120,7 @@ def joined(device: str, *, timeout: float = 600) -> Iterator[World]:
         yield World()
         return
     rank, size, local = place
-    if "MASTER_ADDR" not in os.environ:
+    if not {"MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
         raise InputError(
             f"{size} processes were started, but MASTER_ADDR and MASTER_PORT are not set: they cannot meet. Under"
             " SLURM: export MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1) MASTER_PORT=29500."

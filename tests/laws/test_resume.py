@@ -115,6 +115,17 @@ def test_a_run_goes_on_as_it_began(tmp_path):
         trained(tmp_path / "absent", resume=True)
 
 
+def test_other_clusters_are_refused(tmp_path):
+    from graphscale.cli import main
+
+    store = str(tmp_path / "store")
+    assert main(["prepare", "planted:300", "--to", store, "--num-parts", "8"]) == 0
+    trained(tmp_path / "run", data=store, epochs=2)
+    assert main(["prepare", "planted:300", "--to", store, "--num-parts", "5", "--overwrite"]) == 0
+    with pytest.raises(InputError, match="other clusters"):
+        trained(tmp_path / "run", data=store, resume=True)
+
+
 def test_a_damaged_checkpoint_is_refused(tmp_path):
     trained(tmp_path / "run", epochs=2)
     (last,) = (tmp_path / "run" / "checkpoints").glob("epoch-*.pt")

@@ -29,6 +29,7 @@ from graphscale.csr import Csr, index_dtype
 from graphscale.errors import InputError
 from graphscale.graph import SPLITS, Graph, described
 from graphscale.kernels.external import looks_symmetric, place_entries, sort_and_merge
+from graphscale.mapped import mapped
 
 SUFFIXES = (".parquet", ".csv", ".npy")
 _ROWS = 1 << 20  # edges a chunk
@@ -67,15 +68,20 @@ def read(
         InputError: where a file is missing or damaged, ids are out of range, or columns are not found.
     """
     name = path.name
-    num_nodes, weighted = _survey(path)
+    num_nodes, weighted, count = _survey(path)
+    if labels is None and features is None and num_nodes > 10 * count + 1_000_000:
+        raise InputError(
+            f"{name} names node {num_nodes - 1:,} among {count:,} edges: its ids are not 0..N-1. List them in the"
+            " column node of a labels file (--labels)."
+        )
     if undirected and weighted:
         raise InputError(
             f"{name} has weights and is to be made undirected: where both directions are stored their weights"
             " would add up. Store both directions in the file, or drop --undirected."
         )
     nodes = _nodes(name, num_nodes, features, labels)
-    count = nodes.y.shape[0]
-    rename = _renamer(nodes.ids, count, name)
+    rows = nodes.y.shape[0]
+    rename = _renamer(nodes.ids, rows, name)
 
     def entries() -> Iterator[Chunk]:
         for source, target, weight in chunks(path):
@@ -84,7 +90,7 @@ def read(
             if undirected:
                 yield u, v, None
 
-    adj, merged = _compress(entries, count, weighted, work)
+    adj, merged = _compress(entries, rows, weighted, work)
     notes = [f"{merged:,} duplicate entries merged"] if merged else []
     graph = described(adj, x=nodes.x, y=nodes.y, masks=nodes.masks, notes=notes)
     return graph if nodes.ids is None else replace(graph, node_id=torch.from_numpy(nodes.ids))
@@ -127,6 +133,8 @@ def _columns(batch: Any, path: Path) -> Chunk:
     names = batch.schema.names
     if len(names) < 2:
         raise InputError(f"{path} has {len(names)} column(s); an edge list needs src and dst. Add them.")
+    if path.suffix == ".csv" and any(_is_number(name) for name in names):
+        raise InputError(f"{path} has no header: its first line is {', '.join(names)}. Write src,dst above it.")
     pair = ("src", "dst") if {"src", "dst"} <= set(names) else tuple(names[:2])
     source, target = (batch.column(names.index(n)) for n in pair)
     for name, column in zip(pair, (source, target), strict=True):
@@ -143,18 +151,27 @@ def _columns(batch: Any, path: Path) -> Chunk:
     )
 
 
-def _survey(path: Path) -> tuple[int, bool]:
-    """(largest id + 1, whether there are weights); ids below zero are refused."""
-    largest, weighted = -1, False
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _survey(path: Path) -> tuple[int, bool, int]:
+    """(largest id + 1, whether there are weights, edges); ids below zero are refused."""
+    largest, weighted, count = -1, False, 0
     for source, target, weight in chunks(path):
         weighted |= weight is not None
+        count += len(source)
         if len(source):
             largest = max(largest, int(source.max()), int(target.max()))
             if min(int(source.min()), int(target.min())) < 0:
                 raise InputError(f"{path} names a node below 0. Renumber the ids from 0.")
     if largest < 0:
         raise InputError(f"{path} has no edge. Check the file.")
-    return largest + 1, weighted
+    return largest + 1, weighted, count
 
 
 def _nodes(name: str, seen: int, features: Path | None, labels: Path | None) -> _Nodes:
@@ -186,15 +203,15 @@ def _nodes(name: str, seen: int, features: Path | None, labels: Path | None) -> 
 
 def _mapped(path: Path) -> Tensor:
     try:
-        x: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        x = mapped(path)
+    except (OSError, ValueError, EOFError, TypeError) as error:
         raise InputError(f"{path} cannot be read as .npy ({error}). Write it with numpy.save.") from error
-    if x.ndim != 2 or x.dtype != np.float32:
+    if x.dim() != 2 or x.dtype != torch.float32:
         raise InputError(f"{path} is {x.dtype} {list(x.shape)}; float32 [N, F] is needed. Convert it.")
-    for start in range(0, x.shape[0], _ROWS // max(1, x.shape[1]) + 1):
-        if not np.isfinite(x[start : start + _ROWS // max(1, x.shape[1]) + 1]).all():
+    for start in range(0, x.shape[0], step := _ROWS // max(1, x.shape[1]) + 1):
+        if not bool(torch.isfinite(x[start : start + step]).all()):
             raise InputError(f"{path} has values that are NaN or infinite near row {start}. Replace them.")
-    return torch.from_numpy(np.asarray(x))
+    return x
 
 
 def _table(path: Path) -> dict[str, np.ndarray]:
@@ -214,7 +231,10 @@ def _table(path: Path) -> dict[str, np.ndarray]:
         "split": np.asarray(table.column("split").cast(pa.string()).fill_null("").to_pylist(), dtype=object),
     }
     if "node" in table.column_names:
-        out["node"] = table.column("node").to_numpy().astype(np.int64)
+        node = table.column("node")
+        if not pa.types.is_integer(node.type) or node.null_count:
+            raise InputError(f"column node of {path} holds {node.type}; ids are whole numbers, none missing. Mend it.")
+        out["node"] = node.to_numpy().astype(np.int64)
     odd = sorted(set(out["split"]) - {*SPLITS, ""})
     if odd:
         raise InputError(f"column split of {path} holds {odd[:3]}; write train, val, test, or leave it empty.")

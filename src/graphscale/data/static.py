@@ -46,17 +46,13 @@ def load(name: str, *, split: int = 0, undirected: bool = False, seed: int = 0) 
     Raises:
         InputError: where nothing of that name exists or what exists is not a sound graph.
     """
-    folder = os.environ.get(DATA_VARIABLE)
-    for place in (Path(name), *([Path(folder) / name] if folder else [])):
-        if store.is_store(place):
-            if undirected:
-                raise InputError(
-                    f"{place} is a store: edges are made undirected when it is prepared. Drop --undirected."
-                )
-            return store.read(place, split=split)
-    for candidate in _candidates(name, folder):
-        if candidate.is_file():
-            return read_npz(candidate, split=split, undirected=undirected)
+    path = _found(name)
+    if path is not None and store.is_store(path):
+        if undirected:
+            raise InputError(f"{path} is a store: it was made undirected or not. Drop --undirected.")
+        return store.read(path, split=split)
+    if path is not None:
+        return read_npz(path, split=split, undirected=undirected)
     if name.endswith(".npz"):
         raise InputError(f"no file {name}. Check the path (this folder is {Path.cwd()}).")
     if name == "digits":
@@ -69,6 +65,7 @@ def load(name: str, *, split: int = 0, undirected: bool = False, seed: int = 0) 
         return read_ogb(name, undirected=undirected)
     if ":" in name:
         return read_pyg(name, split=split, undirected=undirected)
+    folder = os.environ.get(DATA_VARIABLE)
     where = f"the folder {folder}" if folder else f"{DATA_VARIABLE} (unset)"
     raise InputError(
         f"no data set '{name}': it is neither built in (planted, digits) nor in {where}."
@@ -78,13 +75,30 @@ def load(name: str, *, split: int = 0, undirected: bool = False, seed: int = 0) 
 
 
 def all_splits(name: str) -> dict[str, Tensor] | None:
-    """Masks [N, S] of an ``.npz`` that holds several splits; None elsewhere."""
-    for candidate in _candidates(name, os.environ.get(DATA_VARIABLE)):
-        if candidate.is_file():
-            with np.load(candidate, allow_pickle=False) as archive:
-                masks = {split: torch.from_numpy(archive[f"{split}_mask"]) for split in SPLITS}
-            return masks if all(mask.dim() == 2 for mask in masks.values()) else None
-    return None
+    """Masks [N, S] of every split of what ``load(name)`` gives; None where there is one only."""
+    path = _found(name)
+    if path is None:
+        return _pyg_splits(name) if ":" in name and not name.startswith(("ogb:", "planted:")) else None
+    if store.is_store(path):
+        return store.splits(path)
+    with np.load(path, allow_pickle=False) as archive:
+        masks = {split: torch.from_numpy(archive[f"{split}_mask"]) for split in SPLITS}
+    return masks if all(mask.dim() == 2 for mask in masks.values()) else None
+
+
+def _pyg_splits(name: str) -> dict[str, Tensor] | None:
+    data = _pyg_data(name)
+    masks = {split: data.get(f"{split}_mask") for split in SPLITS}
+    return masks if all(mask is not None and mask.dim() == 2 for mask in masks.values()) else None
+
+
+def _found(name: str) -> Path | None:
+    """The store or file that a name means, if any: what the name says itself, then the data folder."""
+    folder = os.environ.get(DATA_VARIABLE)
+    for place in (Path(name), *([Path(folder) / name] if folder else [])):
+        if store.is_store(place):
+            return place
+    return next((candidate for candidate in _candidates(name, folder) if candidate.is_file()), None)
 
 
 def _candidates(name: str, folder: str | None) -> list[Path]:
@@ -199,6 +213,10 @@ def _column(mask: Tensor, split: int, key: str, name: str) -> Tensor:
 
 def read_pyg(name: str, *, split: int = 0, undirected: bool = False) -> Graph:
     """A PyG data set, ``Class:Name`` or ``Class``, downloaded by PyG where it is not yet there."""
+    return from_pyg(_pyg_data(name), name=name, split=split, undirected=undirected)
+
+
+def _pyg_data(name: str) -> Any:
     from torch_geometric import datasets  # seconds to import, so only when asked for
 
     kind, _, rest = name.partition(":")
@@ -208,13 +226,12 @@ def read_pyg(name: str, *, split: int = 0, undirected: bool = False) -> Graph:
         )
     root = Path(os.environ.get(DATA_VARIABLE, Path.home() / ".cache" / "graphscale")) / "pyg" / kind
     try:
-        data: Any = getattr(datasets, kind)(str(root), *([rest] if rest else []))[0]
+        return getattr(datasets, kind)(str(root), *([rest] if rest else []))[0]
     except Exception as error:
         raise InputError(
             f"PyG could not give {name}: {first_sentence(error)}. Is there a network, and does {kind} take a name?"
             f" It looks in {root}."
         ) from error
-    return from_pyg(data, name=name, split=split, undirected=undirected)
 
 
 def read_ogb(name: str, *, undirected: bool = False) -> Graph:

@@ -74,6 +74,5 @@ def looks_symmetric(indptr: Array, indices: Array, values: Array) -> bool:
     Sums of hashes of (row, column, value) and (column, row, value) agree where it does; where it does not
     they agree by chance once in 2^64. Needs no memory.
     """
-    bits = values.view(np.uint32).astype(np.uint64) if values.dtype == np.float32 and len(values) else values
-    there, back = _direction_hashes(indptr, indices, bits)
+    there, back = _direction_hashes(indptr, indices, values.astype(np.float32, copy=False).view(np.uint32))
     return bool(there == back)

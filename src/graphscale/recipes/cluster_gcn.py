@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphscale.config import NodeConfig
@@ -54,7 +55,8 @@ class ClusterGCNConfig(NodeConfig):
         self.demand(("num_parts", "parts_per_batch", "batch_size"), lambda v: v > 0, "must be above 0")
         if self.batches == "neighbors":
             self.fanouts()
-        if self.batches == "clusters" and self.parts_per_batch > self.num_parts:
+        made_here = not Path(self.data).is_dir()  # a store brings its own number of clusters
+        if self.batches == "clusters" and made_here and self.parts_per_batch > self.num_parts:
             raise InputError(
                 f"--parts-per-batch {self.parts_per_batch} exceeds --num-parts {self.num_parts}."
                 " A batch cannot hold more clusters than there are."
@@ -133,6 +135,7 @@ def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
     model.to(device)
     batches: Batches = FullBatch(views.seen, seed=seed, world=world)
     quality: Mapping[str, object] = {}
+    trained_on = views.seen
     if config.batches == "neighbors":
         batches = NeighborBatches(views.seen, config.fanouts(), config.batch_size, seed=seed, world=world)
         if (config.norm == "sym" and feed is None) or config.model == "gcn":
@@ -143,7 +146,7 @@ def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
             graph = partition(graph, config.num_parts, method=config.partitioner, seed=seed).apply(graph)
         else:
             notes.append(f"clusters of the store are used ({graph.num_parts}); --num-parts and --partitioner are not")
-        quality = graph.clusters
+        quality, trained_on = graph.clusters, graph
         batches = ClusterBatches(graph, config.parts_per_batch, seed=seed, world=world)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     objective = node_loss(plain(model, feed, bf16=config.precision == "bf16"))
@@ -158,7 +161,11 @@ def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
         world=world,
         device=device,
         partition=quality,
-        keeps={"scaler": views.scaler.state_dict(), "num_classes": views.whole.num_classes},
+        keeps={
+            "scaler": views.scaler.state_dict(),
+            "num_classes": views.whole.num_classes,
+            "graph": trained_on.identity(),
+        },
         notes=(*views.notes, *notes),
         prefetch=config.prefetch,
     )

@@ -18,6 +18,7 @@ class Replicas:
 
     Args:
         clip: largest norm of the gradient, after the reduction; None leaves it.
+        bucket: bytes of gradients that are summed at a time.
     """
 
     def __init__(
@@ -28,10 +29,11 @@ class Replicas:
         *,
         world: World | None = None,
         clip: float | None = None,
+        bucket: int = 1 << 22,
     ) -> None:
         self.slot, self.world, self.clip = Slot(module, optimiser, objective), world or World(), clip
         trained = [p for p in module.parameters() if p.requires_grad]
-        self._buckets = Buckets(trained, self.world) if self.world.size > 1 else None
+        self._buckets = Buckets(trained, self.world, size=bucket) if self.world.size > 1 else None
 
     def slots(self) -> Sequence[Slot]:
         """The one slot."""
