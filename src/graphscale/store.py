@@ -297,20 +297,17 @@ def _demand_consistent(path: Path, manifest: Mapping[str, Any], arrays: Mapping[
     nodes = manifest["nodes"]
     needed = ("indptr", "indices", "y", "part_ptr", "node_id", *SPLITS)
     missing = [name for name in needed if name not in arrays]
-    wrong = missing or [
-        name
-        for name, holds in (
-            ("indptr", lambda: _points(arrays["indptr"], nodes, arrays["indices"].numel())),
-            ("indices", lambda: _inside(arrays["indices"], 0, nodes)),
-            ("part_ptr", lambda: _points(arrays["part_ptr"], arrays["part_ptr"].numel() - 1, nodes)),
-            ("y", lambda: arrays["y"].dim() == 2 or _inside(arrays["y"], -1, manifest["classes"])),
-            ("rows", lambda: all(arrays[n].shape[0] == nodes for n in ("y", "node_id", "x", *SPLITS) if n in arrays)),
-            ("weight", lambda: arrays.get("weight", arrays["indices"]).shape[0] == arrays["indices"].numel()),
-            ("edge_attr", lambda: arrays.get("edge_attr", arrays["indices"]).shape[0] == arrays["indices"].numel()),
-            ("x_indptr", lambda: "x_indptr" not in arrays or _sound_sparse(arrays, nodes, manifest["features"])),
-        )
-        if not holds()
-    ]
+    entries = arrays["indices"].numel() if not missing else 0
+    checks: tuple[tuple[str, Callable[[], bool]], ...] = (
+        ("indptr", lambda: _points(arrays["indptr"], nodes, entries)),
+        ("indices", lambda: _inside(arrays["indices"], 0, nodes)),
+        ("part_ptr", lambda: _points(arrays["part_ptr"], arrays["part_ptr"].numel() - 1, nodes)),
+        ("y", lambda: arrays["y"].dim() == 2 or _inside(arrays["y"], -1, manifest["classes"])),
+        ("rows", lambda: all(arrays[n].shape[0] == nodes for n in ("y", "node_id", "x", *SPLITS) if n in arrays)),
+        ("edges", lambda: all(arrays[n].shape[0] == entries for n in ("weight", "edge_attr") if n in arrays)),
+        ("x_indptr", lambda: "x_indptr" not in arrays or _sound_sparse(arrays, nodes, manifest["features"])),
+    )
+    wrong = missing or [name for name, holds in checks if not holds()]
     if wrong:
         raise InputError(f"{path} is inconsistent in {', '.join(wrong)}: it is damaged. Prepare the store again.")
 
