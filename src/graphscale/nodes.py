@@ -29,6 +29,11 @@ def read(config: NodeConfig, state: Mapping[str, Any] | None = None) -> Views:
     """
     graph = static.load(config.data, split=config.split, undirected=config.undirected)
     if graph.x is None:
+        if config.setting == "inductive":
+            raise InputError(
+                f"{config.data} has no features, and degrees of the whole graph would tell training of the test nodes'"
+                " edges. Give features, or train with --setting transductive."
+            )
         graph = transform.degree_features(graph)
     if state is None:
         demand_splits(graph, config.data)
@@ -68,7 +73,9 @@ def _precomputed(config: NodeConfig, graph: Graph) -> Graph:
     return replace(graph, x=z)
 
 
-def model_of(config: NodeConfig, graph: Graph, seed: int) -> tuple[nn.Module, Feed | None, list[str]]:
+def model_of(
+    config: NodeConfig, graph: Graph, seed: int, whole: Graph | None = None
+) -> tuple[nn.Module, Feed | None, list[str]]:
     """The model with weights drawn from ``seed``, how it is fed, and what is to be said of that."""
     with rng.isolated(rng.derive(rng.INIT, seed)):
         if config.model == "cluster_gcn":
@@ -84,7 +91,7 @@ def model_of(config: NodeConfig, graph: Graph, seed: int) -> tuple[nn.Module, Fe
             heads=config.heads,
             layer_norm=config.layer_norm,
         )
-        feed, notes = Feed.of(model, graph)
+        feed, notes = Feed.of(model, whole or graph, bf16=config.precision == "bf16")
     return model, feed, notes
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import pytest
@@ -125,3 +126,24 @@ def test_trial_leaves_the_model_as_it_was():
     Feed.of(model, graph)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_layer_that_caches_edges_is_refused():
+    from torch_geometric.nn import GCNConv
+
+    graph = random_graph()
+    with pytest.raises(InputError, match="cached=True"):
+        Feed.of(GCNConv(5, 3, cached=True).double(), graph)
+
+
+@pytest.mark.parametrize("name", ["gcn", "sage", "gin"])
+def test_bf16_forward_and_backward(name):
+    graph = random_graph()
+    model = make(name, graph).float()
+    feed, _ = Feed.of(model, graph, bf16=True)
+    batch = next(FullBatch(graph).epoch(0))
+    batch = dataclasses.replace(batch, x=batch.x.float())
+    out = plain(model, feed, bf16=True)(dict(model.named_parameters()), batch).logits
+    out.sum().backward()
+    exact = plain(model, feed)(dict(model.named_parameters()), batch).logits
+    torch.testing.assert_close(out, exact, rtol=0.1, atol=0.1 * float(exact.detach().abs().max()))

@@ -8,6 +8,7 @@ that it would not take as ``edge_weight``), so a trial on a toy graph decides, o
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import sys
@@ -118,12 +119,21 @@ class Feed:
     attr: bool
 
     @staticmethod
-    def of(model: nn.Module, graph: Graph) -> tuple[Feed, list[str]]:
+    def of(model: nn.Module, graph: Graph, *, bf16: bool = False) -> tuple[Feed, list[str]]:
         """Look at the model's forward, try it on a toy graph, and say what it leaves unused.
+
+        Args:
+            graph: the whole graph, on which the model is scored too.
+            bf16: torch's sparse products on a CPU take no bfloat16, so ``adj_t`` is not given.
 
         Raises:
             InputError: where the model cannot be called or gives logits of another width.
         """
+        if any(getattr(m, "cached", False) for m in model.modules()):
+            raise InputError(
+                f"{type(model).__name__} has a layer with cached=True: it would use the first batch's edges for every"
+                " other batch. Build it with cached=False."
+            )
         named = inspect.signature(model.forward).parameters
         weight = graph.adj.values is not None and "edge_weight" in named and _supports(model, "edge_weight")
         attr = graph.edge_attr is not None and "edge_attr" in named and _supports(model, "edge_attr")
@@ -135,7 +145,7 @@ class Feed:
         plain = Feed(adj_t=False, weight=weight, attr=attr)
         reference = _trial(model, plain, graph)
         fused = [bool(getattr(m, "fuse", False)) for m in model.modules() if hasattr(m, "propagate")]
-        if attr or not fused or not all(fused):
+        if attr or bf16 or not fused or not all(fused):
             return plain, notes
         sparse = Feed(adj_t=True, weight=weight, attr=attr)
         try:
@@ -181,18 +191,16 @@ def _trial(model: nn.Module, feed: Feed, graph: Graph, num_nodes: int = 9) -> Te
     attr = None
     if graph.edge_attr is not None:
         attr = torch.rand(adj.num_entries, graph.edge_attr.shape[1], generator=draw).to(first)
-    training = model.training
-    model.eval()
+    # On a copy: a layer that caches would keep the toy's edges and use them for every real batch.
+    trial = copy.deepcopy(model).eval()
     try:
         with torch.no_grad():
-            logits = feed(model, x, adj, attr)
+            logits = feed(trial, x, adj, attr)
     except (TypeError, RuntimeError, ValueError, IndexError, AssertionError) as error:
         raise InputError(
             f"{type(model).__name__} failed on a toy graph of {num_nodes} nodes and {graph.num_features} features:"
             f" {error}. Its forward must take (x, edge_index) and handle any number of nodes."
         ) from error
-    finally:
-        model.train(training)
     if not isinstance(logits, Tensor) or logits.shape != (num_nodes, graph.num_classes):
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(

@@ -131,7 +131,7 @@ def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
     from graphscale.world import World
 
     world, device = World.current(), device_of(config.device)
-    model, feed, notes = nodes.model_of(config, views.seen, seed)
+    model, feed, notes = nodes.model_of(config, views.seen, seed, views.whole)
     model.to(device)
     batches: Batches = FullBatch(views.seen, seed=seed, world=world)
     quality: Mapping[str, object] = {}
