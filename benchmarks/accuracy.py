@@ -84,7 +84,7 @@ def run(name: str, settings: dict[str, Any], seeds: int, work: Path) -> dict[str
         "val": statistics.fmean(val),
         "train_seconds": statistics.fmean(r["seconds"]["train"] for r in found),
         "epochs": statistics.fmean(r["epochs"] for r in found),
-        "best_epoch": statistics.fmean(r["best_epoch"] + 1 for r in found),
+        "best_epoch": statistics.fmean(r["best_epoch"] for r in found),
         "peak_anon_mb": max(r["peak_anon_mb"] for r in found),
         "edge_cut": found[0]["partition"].get("edge_cut"),
         "commits": sorted({r["commit"] for r in found}),

@@ -27,7 +27,7 @@ def main() -> float:
     )
     log = graphscale.fit(run, epochs=20)
     accuracy = log.best["test"]["accuracy"]
-    print(f"test accuracy {accuracy:.2f} at epoch {log.best_epoch + 1} of {log.epochs}")
+    print(f"test accuracy {accuracy:.2f} at epoch {log.best_epoch} of {log.epochs}")
     return accuracy
 
 

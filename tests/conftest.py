@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,11 @@ def data_dir() -> Path:
     if folder is None or not Path(folder).is_dir():
         pytest.skip(f"{DATA_VARIABLE} names no folder of data sets")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as on a terminal, in the tests and in what they start: under nohup it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

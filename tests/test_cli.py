@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from graphscale import __version__, catalog, cli, session
+from graphscale.__main__ import main
 from graphscale.config import plain
 from graphscale.errors import InputError
 from graphscale.recipes.cluster_gcn import ClusterGCNConfig
@@ -26,7 +27,7 @@ def run(capsys, monkeypatch, tmp_path):
     def run(*argv) -> tuple[int, str, str]:
         capsys.readouterr()
         try:
-            code = cli.main([str(a) for a in argv])
+            code = main([str(a) for a in argv])
         except SystemExit as stop:  # tyro's help
             code = int(stop.code or 0)
         return code, *capsys.readouterr()
@@ -152,13 +153,13 @@ def test_interrupted_is_130_and_what_was_trained_is_saved(run, tmp_path, monkeyp
     assert out == ""  # no result of half a run
     assert not Path("run/result.json").exists()
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [0, 1]
+    assert [line["epoch"] for line in lines] == [1, 2]
     assert sorted(p.name for p in Path("run/checkpoints").iterdir()) == ["best.pt", "epoch-000002.pt"]
     # The best of the two epochs can be scored, and scores as it did.
     code, out, _ = run("evaluate", "run", "--json")
     assert code == 0
     scored = json.loads(out)
-    assert {"val": scored["val"], "test": scored["test"]} == lines[scored["epoch"]]["scores"]
+    assert {"val": scored["val"], "test": scored["test"]} == lines[scored["epoch"] - 1]["scores"]
 
 
 def test_interrupted_before_the_first_evaluation_saves_the_weights_too(run, tmp_path, monkeypatch):
@@ -310,7 +311,7 @@ def test_every_setting_from_a_file(name, dashes, tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(f"{name.replace('_', '-') if dashes else name} = {written}\n")
     config, _ = resolved("--config", file, "--preset", "none")
-    assert config == ClusterGCNConfig(**{"preset": "none", "config": file, name: value})
+    assert config == ClusterGCNConfig(**{"preset": "none", name: value})
     assert type(getattr(config, name)) is type(getattr(ClusterGCNConfig(**{name: value}), name))
 
 
@@ -431,3 +432,80 @@ def test_threads(run, monkeypatch):
     # The order of summation is part of a score, so an evaluation takes as many.
     run("evaluate", "run")
     assert asked == [3, 3]
+
+
+# What a run says and where it ends
+
+
+def test_flags_win_where_values_interact(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("parts_per_batch = 60\n")  # alone it would exceed the 50 parts of the default
+    config, _ = resolved("--data", "planted:200", "--config", file, "--num-parts", "100")
+    assert (config.parts_per_batch, config.num_parts) == (60, 100)
+    file.write_text('model = "gcn"\nprecompute = true\n')
+    assert resolved("--data", "planted:200", "--config", file, "--model", "cluster_gcn")[0].precompute
+    with pytest.raises(InputError, match="--parts-per-batch 60 exceeds --num-parts 50"):
+        file.write_text("parts_per_batch = 60\n")
+        resolved("--data", "planted:200", "--config", file)
+
+
+def test_divergence_is_an_error_that_says_what_to_do(run):
+    code, _, err = run("train", "cluster_gcn", *TINY, "--lr", "1e30", "--out", "run")
+    assert code == 1
+    assert "error: training diverged in epoch" in err and "Lower --lr" in err
+    assert "Traceback" not in err
+    assert not Path("run/result.json").exists()
+
+
+def test_more_clusters_a_batch_than_metis_filled(run):
+    # METIS leaves parts empty where they would hold a node or two.
+    code, _, err = run(
+        "train", "cluster_gcn", "--data", "planted:200", "--num-parts", "190", "--parts-per-batch", "190",
+        "--hidden", "4", "--layers", "2", "--epochs", "1", "--out", "run",
+    )  # fmt: skip
+    assert code == 0
+    there = json.loads(Path("run/result.json").read_text())["partition"]["num_parts"]
+    assert there < 190
+    assert f"note: {there} clusters hold a node: a batch takes all of them, not 190" in err
+
+
+def test_scores_of_some_seeds_name_the_others(run):
+    assert run("train", "cluster_gcn", *TINY, "--seeds", "3", "--out", "run")[0] == 0
+    for file in Path("run/seed-1/checkpoints").iterdir():
+        file.unlink()
+    code, out, err = run("evaluate", "run", "--json")
+    assert code == 0
+    assert json.loads(out)["missing_seeds"] == [1]
+    assert len(json.loads(out)["runs"]) == 2
+    assert "note: no checkpoint yet of seed 1" in err
+
+
+def test_a_run_knows_its_data_from_elsewhere(run, tmp_path, monkeypatch):
+    from test_errors_of_input import write
+
+    Path("data").mkdir()
+    write("data/mine.npz")
+    small = ("--num-parts", "3", "--hidden", "4", "--layers", "2", "--epochs", "1")
+    assert run("train", "cluster_gcn", "--data", "data/mine.npz", *small, "--out", "run")[0] == 0
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert run("evaluate", tmp_path / "run")[0] == 0
+
+
+def test_ctrl_c_during_the_imports(tmp_path):
+    (tmp_path / "tyro.py").write_text("raise KeyboardInterrupt")
+    done = outside("-m", "graphscale", "list", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 130
+    assert done.stderr.startswith("interrupted") and "Traceback" not in done.stderr
+
+
+def test_an_ignored_ctrl_c_stays_ignored():
+    import signal
+
+    from graphscale.interrupt import Stop
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert not stop.wished

@@ -12,11 +12,8 @@ from graphscale.config import TrainConfig
 from graphscale.console import Console, scores_table
 from graphscale.loop import Record
 
-RUN = SimpleNamespace(
-    notes=("3 duplicate entries merged",),
-    partition={"num_parts": 4, "method": "metis", "smallest": 49, "largest": 51, "edge_cut": 0.168},
-    monitor="accuracy",
-)
+PARTITION = {"num_parts": 4, "method": "metis", "smallest": 49, "largest": 51, "edge_cut": 0.168}
+RUN = SimpleNamespace(notes=("3 duplicate entries merged",), partition=PARTITION, monitor="accuracy")
 SCORES = {"val": {"accuracy": 0.81325, "logloss": 0.61234}, "test": {"accuracy": 0.79, "logloss": 0.7}}
 
 
@@ -56,8 +53,8 @@ def session(screen: Console) -> None:
     screen.say("a preset")
     for seed in (0, 1):
         screen.begins(RUN, seed, TrainConfig(epochs=2))
-        screen.epoch(RUN, Record(0, 0.5, 0.1))
-        screen.epoch(RUN, Record(1, 0.25, 0.1, SCORES))
+        screen.epoch(RUN, Record(1, 0.5, 0.1))
+        screen.epoch(RUN, Record(2, 0.25, 0.1, SCORES))
         screen.ends()
     result = {**SCORES, "seconds": {"prepare": 1.0, "train": 2.0, "evaluate": 3.0}, "peak_anon_mb": 123.4}
     screen.finished(result, "the/folder")
@@ -73,7 +70,9 @@ def test_lines_without_a_terminal(capsys, monkeypatch):
     assert "seed 0: 4 metis clusters of 49..51 nodes, 16.8% of the edges between them" in lines
     assert any(line.startswith("seed 1: 4 metis") for line in lines)
     assert "epoch 1  loss 0.5000" in lines
-    assert "epoch 2  loss 0.2500  val accuracy 81.32%" in lines or "epoch 2  loss 0.2500  val accuracy 81.33%" in lines
+    assert (
+        "epoch 2  loss 0.2500  val accuracy 81.32 %" in lines or "epoch 2  loss 0.2500  val accuracy 81.33 %" in lines
+    )
     assert "peak anonymous memory 123 MB; run folder: the/folder" in err
     assert "\x1b" not in err  # no colours into a file
 
@@ -82,9 +81,19 @@ def test_lines_are_not_many(capsys):
     screen = Console()
     screen.begins(RUN, 0, TrainConfig(epochs=1000))
     for epoch in range(1000):
-        screen.epoch(RUN, Record(epoch, 0.5, 0.0))
+        screen.epoch(RUN, Record(epoch + 1, 0.5, 0.0))
     screen.ends()
-    assert "epoch" not in capsys.readouterr().err  # all of it within _EVERY seconds
+    told = [int(line.split()[1]) for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
+    assert told == [1, *range(100, 1001, 100)]  # all of it within _EVERY seconds
+
+
+def test_a_loss_that_is_monitored_is_no_percentage(capsys):
+    screen = Console()
+    run = SimpleNamespace(notes=(), partition={}, monitor="logloss")
+    screen.begins(run, 0, TrainConfig(epochs=1))
+    screen.epoch(run, Record(1, 0.5, 0.0, SCORES))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
+    assert line == "epoch 1  loss 0.5000  val logloss 0.6123"
 
 
 def test_quiet_says_nothing(capsys, monkeypatch):

@@ -41,6 +41,10 @@ def here(tmp_path, monkeypatch) -> Path:
     write("empty_split.npz", test_mask=np.zeros(N, dtype=bool))
     write("no_labels.npz", y=None)
     write("weights.npz", edge_weight=np.ones(4))
+    write("one_class.npz", y=np.zeros(N, dtype=np.int64))
+    write("negative.npz", edge_weight=-np.ones(90))
+    write("edgeless.npz", edge_index=np.zeros((2, 0), dtype=np.int64))
+    write("column.npz", y=(np.arange(N) % 2 + 0.5)[:, None])
     write("pickled.npz", y=np.array([None] * N, dtype=object))
     Path("cut.npz").write_bytes(Path("good.npz").read_bytes()[:200])
     Path("used").mkdir()
@@ -52,6 +56,7 @@ def here(tmp_path, monkeypatch) -> Path:
     Path("broken_model.py").write_text(
         "import torch\ndef narrow(i, o): return torch.nn.Linear(i, o + 1)\ndef none(i, o): return None\n"
         "def one(i): return torch.nn.Linear(i, 2)\nnumber = 3\n"
+        "from torch_geometric.nn import GCN\ndef norm(i, o): return GCN(i, 4, 2, o, norm='batch_norm')\n"
     )
     return tmp_path
 
@@ -91,6 +96,20 @@ MISTAKES = {
     "empty split": ((*TRAIN, "--data", "empty_split.npz"), "test split of empty_split has no labelled node"),
     "no labels": ((*TRAIN, "--data", "no_labels.npz"), "lacks y; it has"),
     "short weights": ((*TRAIN, "--data", "weights.npz"), "edge_weight of weights has 4 rows for 90 edges"),
+    "one class": ((*TRAIN, "--data", "one_class.npz"), "one_class.npz are of one class"),
+    "fractions for classes": ((*TRAIN, "--data", "column.npz"), "y of column is torch.float64 .*classes are integers"),
+    "negative weights": ((*TRAIN, "--data", "negative.npz"), "cluster_gcn divides by .* edge weights are negative"),
+    "negative weights of GCN": ((*TRAIN, "--data", "negative.npz", "--model", "gcn"), "gcn divides by weighted"),
+    "no degree to scale by": ((*TRAIN, "--data", "edgeless.npz", "--model", "pna"), "pna scales by the mean degree"),
+    "a variance of one node": (
+        (*TRAIN, "--data", "good.npz", "--num-parts", "30", "--partitioner", "random", "--model", "broken_model:norm"),
+        "GCN has BatchNorm.*a batch of one node",
+    ),
+    "a variance of one root": (
+        (*TRAIN, "--data", "good.npz", "--batches", "neighbors", "--fanout", "2,2", "--batch-size", "3", "--model",
+         "broken_model:norm"),
+        "GCN has BatchNorm.*another --batch-size",
+    ),
     # the composed run
     "more clusters than nodes": ((*TRAIN, "--data", "good.npz", "--num-parts", "31"), "31 parts asked of 30 nodes"),
     "monitor": ((*TRAIN, "--data", "good.npz", "--monitor", "mrr"), "monitor 'mrr'.*accuracy, f1_micro, .*auc"),

@@ -113,22 +113,22 @@ def events_of(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_a_line_and_events_for_every_epoch(tmp_path):
     store = folder.RunFolder(tmp_path, keep=1)
-    store.record(Record(0, 0.75, 0.1))
+    store.record(Record(1, 0.75, 0.1))
     # Lines are there while the run goes on: it may be killed.
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
-    store.record(Record(1, 0.5, 0.2, scores(0.25)))
+    store.record(Record(2, 0.5, 0.2, scores(0.25)))
     store.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [
-        {"epoch": 0, "loss": 0.75, "seconds": 0.1, "scores": None},
-        {"epoch": 1, "loss": 0.5, "seconds": 0.2, "scores": scores(0.25)},
+        {"epoch": 1, "loss": 0.75, "seconds": 0.1, "scores": None},
+        {"epoch": 2, "loss": 0.5, "seconds": 0.2, "scores": scores(0.25)},
     ]
     events = events_of(tmp_path)
-    assert events["loss/train"] == [(0, 0.75), (1, 0.5)]
-    assert events["accuracy/val"] == [(1, 0.25)]
-    assert events["accuracy/test"] == [(1, 0.125)]
-    assert events["logloss/test"] == [(1, 2.5)]
-    assert [step for step, _ in events["seconds/epoch"]] == [0, 1]
+    assert events["loss/train"] == [(1, 0.75), (2, 0.5)]
+    assert events["accuracy/val"] == [(2, 0.25)]
+    assert events["accuracy/test"] == [(2, 0.125)]
+    assert events["logloss/test"] == [(2, 2.5)]
+    assert [step for step, _ in events["seconds/epoch"]] == [1, 2]
 
 
 def run_of(sync, **keeps):
@@ -146,12 +146,12 @@ def test_the_last_checkpoints_are_kept_and_the_best(tmp_path, sync, keep, expect
     for epoch in range(4):
         log.epochs, log.steps = epoch + 1, 10 * (epoch + 1)
         if epoch == 1:  # the best, never beaten
-            log.best_epoch, log.best, log.best_state = epoch, scores(0.9), {"weight": torch.full((3, 2), 7.0)}
+            log.best_epoch, log.best, log.best_state = epoch + 1, scores(0.9), {"weight": torch.full((3, 2), 7.0)}
         store.save(log, run_of(sync, num_classes=3), log.state_dict(World()))
     store.close()
     assert names(tmp_path) == ["best.pt", *(f"epoch-{n:06d}.pt" for n in expected)]
     best = checkpoint.load(tmp_path / "checkpoints" / "best.pt")
-    assert best["epoch"] == 1
+    assert best["epoch"] == 2
     assert best["num_classes"] == 3
     assert torch.equal(best["model"]["weight"], torch.full((3, 2), 7.0))
     last = checkpoint.load(tmp_path / "checkpoints" / "epoch-000004.pt")
@@ -165,11 +165,11 @@ def test_a_new_best_replaces_the_old(tmp_path, sync):
     store = folder.RunFolder(tmp_path, keep=1)
     log = Log()
     for epoch in range(3):
-        log.epochs, log.best_epoch, log.best_state = epoch + 1, epoch, {"weight": torch.tensor(float(epoch))}
+        log.epochs, log.best_epoch, log.best_state = epoch + 1, epoch + 1, {"weight": torch.tensor(float(epoch))}
         store.save(log, run_of(sync), log.state_dict(World()))
     store.close()
     best = checkpoint.load(tmp_path / "checkpoints" / "best.pt")
-    assert (best["epoch"], float(best["model"]["weight"])) == (2, 2.0)
+    assert (best["epoch"], float(best["model"]["weight"])) == (3, 2.0)
 
 
 def test_without_a_score_there_is_no_best(tmp_path, sync):
@@ -189,6 +189,6 @@ def test_save_every(tmp_path):
     assert names(tmp_path / "run") == ["best.pt", *(f"epoch-{n:06d}.pt" for n in (2, 4, 5))]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     events = events_of(tmp_path / "run")
-    assert [step for step, _ in events["loss/train"]] == [line["epoch"] for line in lines] == list(range(5))
+    assert [step for step, _ in events["loss/train"]] == [line["epoch"] for line in lines] == list(range(1, 6))
     for line, (_, value) in zip(lines, events["accuracy/val"], strict=True):
         assert value == pytest.approx(line["scores"]["val"]["accuracy"])

@@ -347,3 +347,17 @@ def test_what_is_no_graph_is_refused_in_words(change, words):
         from_edges(arguments.pop("edge_index"), arguments.pop("num_nodes"), **arguments)
     assert ". " in str(caught.value)  # a fact and a next step
     assert "\n" not in str(caught.value)
+
+
+def test_reverses_of_another_weight_are_no_missing_reverses():
+    edge_index = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+    masks = {"train": torch.tensor([True, False, False])}
+    graph = from_edges(edge_index, 3, y=torch.tensor([0, 1, 0]), masks=masks, weight=torch.tensor([1.0, 2.0, 1.0, 1.0]))
+    assert not graph.adj.symmetric
+    assert graph.notes == ("every edge has its reverse, some of another weight: each direction keeps its own",)
+
+
+def test_a_column_of_classes_is_classes():
+    edge_index, masks = torch.tensor([[0, 1], [1, 0]]), {"train": torch.tensor([True, False, False])}
+    graph = from_edges(edge_index, 3, y=torch.tensor([[0], [2], [1]]), masks=masks)
+    assert graph.y.tolist() == [0, 2, 1] and graph.num_classes == 3 and not graph.multilabel

@@ -11,13 +11,13 @@ ROOT = Path(graphscale.__file__).parent
 LAYERS = tuple(
     line.split()
     for line in """
-    errors config catalog rng probe mapped csr graph batch table step world kernels
+    errors config catalog rng probe mapped csr soundness graph batch table step world kernels
     partitioning store data
     batches tables nn
     objectives sync metrics checkpoint
     run loop evaluation nodes testing
     recipes
-    folder console prediction launch interrupt places session outputs preparing api tools cli __main__
+    folder console prediction launch interrupt settings places session outputs preparing api tools cli __main__
     """.strip().splitlines()
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shlex
 from pathlib import Path
@@ -43,14 +44,61 @@ def test_there_are_python_blocks():
     assert len(blocks("python")) >= 2
 
 
-@pytest.mark.parametrize("line", [x for b, _ in blocks("bash") for x in b.splitlines() if x.startswith("graphscale ")])
+COMMANDS = [x for b, _ in blocks("bash") for x in b.splitlines() if x.startswith("graphscale ")]
+NEEDS_A_RUN = ("evaluate", "predict", "export")
+
+
+@pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] not in (*NEEDS_A_RUN, "prepare")])
 def test_commands_parse(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     argv = shlex.split(line, comments=True)[1:]
-    if "--resume" in argv or argv[0] in ("prepare", "predict", "export", "evaluate"):
-        return  # they need a run or a file; tests/test_outputs.py and tests/laws/test_resume.py run them
+    if "--resume" in argv:
+        assert main(argv) == 2  # there is no runs/X; tests/laws/test_resume.py resumes what is
+        assert "runs/X" in capsys.readouterr().err
+        return
     if argv[0] == "train":  # `show` resolves the same flags without training
         argv[0] = "show"
-    if argv[0] in ("list", "show"):
-        assert main(argv) == 0
-        assert capsys.readouterr().out
+    assert main(argv) == 0
+    assert capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A folder in which ``make demo`` has been."""
+    folder = tmp_path_factory.mktemp("demo")
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
+    (line,) = [x for x in makefile.splitlines() if x.startswith("\t$(BIN)/graphscale ")]
+    with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()):
+        assert main(shlex.split(line)[1:]) == 0
+    return folder
+
+
+def test_the_demo_prints_what_is_promised(demo):
+    low, high = re.search(r"\*\*(\d+) to (\d+) %\*\*", README).groups()
+    result = json.loads((demo / "runs/demo/result.json").read_text())
+    # A deviation over seeds is half a point; another machine's order of summation is another draw.
+    assert int(low) - 1 <= 100 * result["test"]["accuracy"] <= int(high) + 1
+
+
+@pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] in NEEDS_A_RUN])
+def test_commands_on_the_demo(line, demo, monkeypatch):
+    monkeypatch.chdir(demo)
+    argv = shlex.split(line, comments=True)[1:]
+    assert main(argv) == 0
+    if "--to" in argv:
+        assert Path(argv[argv.index("--to") + 1]).stat().st_size
+
+
+@pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] == "prepare"])
+def test_an_edge_list_becomes_a_store(line, tmp_path, monkeypatch):
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    ends = {name: draw.integers(2000, size=20000) for name in ("source", "target")}
+    argv = shlex.split(line, comments=True)[1:]
+    parquet.write_table(pa.table(ends), argv[1])
+    assert main(argv) == 0
+    assert main(["info", argv[argv.index("--to") + 1], "--verify"]) == 0

@@ -53,7 +53,8 @@ def test_a_store_opened_is_the_graph_it_was_made_from(tmp_path, kind):
 def test_blocks_smaller_than_the_graph(tmp_path, monkeypatch):
     graph = random_graph(weighted=True)
     cut, whole = stored(tmp_path, graph)
-    monkeypatch.setattr(store, "_BLOCK", 7)
+    for module in (store.reading, store.writing):
+        monkeypatch.setattr(module, "BLOCK", 7)
     store.write(graph, cut, tmp_path / "pieces")
     assert store.manifest_of(whole)["arrays"] == store.manifest_of(tmp_path / "pieces")["arrays"]
     assert store.verify(tmp_path / "pieces") == []
@@ -96,7 +97,7 @@ def test_a_failed_write_leaves_nothing_and_a_store_in_use_is_kept(tmp_path, monk
     before = (path / "manifest.json").read_bytes()
     with pytest.raises(InputError, match="in use"):
         store.write(graph, cut, path)
-    monkeypatch.setattr(store, "_write_features", lambda *a: (_ for _ in ()).throw(RuntimeError("disk full")))
+    monkeypatch.setattr(store.writing, "_write_features", lambda *a: (_ for _ in ()).throw(RuntimeError("disk full")))
     with pytest.raises(RuntimeError, match="disk full"):
         store.write(graph, cut, path, overwrite=True)
     assert (path / "manifest.json").read_bytes() == before

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from graphscale.batches.full import FullBatch as FullBatch
     from graphscale.data.static import from_pyg as from_pyg
     from graphscale.data.static import load as load_graph  # noqa: F401
+    from graphscale.data.static import to_pyg as to_pyg
     from graphscale.errors import InputError as InputError
     from graphscale.graph import Graph as Graph
     from graphscale.loop import fit as fit
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from graphscale.run import Run as Run
     from graphscale.session import evaluate as evaluate
     from graphscale.session import train as train
+    from graphscale.settings import configure as configure
 
 _HOME = {
     "clusters": "api",
@@ -34,11 +36,13 @@ _HOME = {
     "from_pyg": "data.static",
     "load": "outputs",
     "load_graph": "data.static",
+    "to_pyg": "data.static",
     "InputError": "errors",
     "Graph": "graph",
     "partition": "partitioning",
     "ClusterGCNConfig": "recipes.cluster_gcn",
     "Run": "run",
+    "configure": "settings",
     "evaluate": "session",
     "train": "session",
     "fit": "loop",

@@ -26,20 +26,21 @@ class Clusters:
 def clusters(
     data: Any, num_parts: int, parts_per_batch: int = 1, *, method: Method = "metis", seed: int = 0
 ) -> Clusters:
-    """Cluster batches of a ``torch_geometric.data.Data`` with ``x``, ``y`` and the three masks.
+    """Cluster batches of a ``torch_geometric.data.Data`` with ``x``, ``y`` and ``train_mask``.
 
-    A batch has ``x``, ``edge_index``, ``y`` and ``train_mask``, so a loop written for ``data`` runs on it.
+    A batch has ``x``, ``edge_index``, ``edge_weight``, ``edge_attr``, ``y``, ``train_mask`` and ``num_nodes``, so a
+    loop written for ``data`` runs on it.
 
     Args:
         data: the whole graph.
         num_parts: p, clusters in all.
         parts_per_batch: q, clusters united in a batch; the links among them are kept.
-        method: ``metis`` or ``random``.
+        method: ``metis``, ``stream`` or ``random``.
         seed: of the clusters and of their order.
 
     Raises:
         InputError: where the data is not a sound homogeneous graph, or p and q do not fit it.
     """
-    graph = from_pyg(data)
+    graph = from_pyg(data, splits=("train",))
     cut = partition(graph, num_parts, method=method, seed=seed)
     return Clusters(ClusterBatches(cut.apply(graph), parts_per_batch, seed=seed))

@@ -46,6 +46,16 @@ class Batch:
         return torch.stack([self.adj.indices.long(), self.adj.row_of])
 
     @property
+    def edge_weight(self) -> Tensor | None:
+        """[e] in the order of ``edge_index``, by its name in PyG's ``Data``."""
+        return self.adj.values
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return self.n_id.numel()
+
+    @property
     def train_mask(self) -> Tensor:
         """``mask`` by the name that it has in PyG's ``Data``."""
         return self.mask

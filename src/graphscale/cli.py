@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib
 import io
 import sys
 import time
-import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from graphscale import __version__, catalog, tools
-from graphscale.config import Device, TrainConfig, checked, plain
-from graphscale.errors import InputError
+from graphscale import __version__, catalog, settings, tools
+from graphscale.config import Device, TrainConfig, plain
+from graphscale.errors import DivergenceError, InputError
 
 PROGRAM = "graphscale"
 
@@ -78,6 +76,8 @@ def evaluate(
         print(folder.dumps(result))
     else:
         Rich().print(console.scores_table(result))
+    if missing := result.get("missing_seeds"):
+        print(f"note: no checkpoint yet of seed {', '.join(map(str, missing))}", file=sys.stderr)
     return 0
 
 
@@ -126,32 +126,33 @@ def resolve(recipe: str, argv: Sequence[str], program: str) -> tuple[TrainConfig
     Raises:
         InputError: on an unknown preset, or a file that is missing, damaged or sets what does not exist.
     """
-    kind = importlib.import_module(f"graphscale.recipes.{recipe}").Config
     # tyro takes its defaults before it reads a flag, so the flags that choose defaults are read first.
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--data", "--preset", "--config", "--out"):
         early.add_argument(flag, nargs="?")  # a missing value is tyro's to report
     early.add_argument("--resume", action="store_true")
     seen, _ = early.parse_known_args([a for a in argv if a not in ("-h", "--help")])
-    if seen.resume:
-        return _resumed(recipe, kind, seen.out, argv, f"{program} {recipe}"), []
-    from_file = _from_file(recipe, kind, seen.config)
-    data = seen.data or from_file.get("data") or kind.data
-    chosen = catalog.preset(recipe, seen.preset or from_file.get("preset"), data)
-    values: dict[str, Any] = {}
-    notes = []
-    if chosen is not None:
-        settings = {"data": chosen.data, "preset": chosen.name, **chosen.settings}
-        values |= checked(kind, settings, f"preset {chosen.name}")
-        notes.append(f"preset {chosen.name} ({chosen.expected}); flags win over it, --preset none leaves it out")
-    values |= from_file
-    default = kind(**values)
     prog = f"{program} {recipe}"
-    config: TrainConfig = _parsed(lambda: tyro.cli(kind, args=list(argv), default=default, prog=prog), prog)
-    return config, notes
+    if seen.resume:
+        return _resumed(recipe, seen.out, argv, prog), []
+    file = None if seen.config is None else Path(seen.config)
+    kind, values, notes = settings.layers(recipe, data=seen.data, preset=seen.preset, config=file)
+    return replace(_flags(kind, _unchecked(kind, values), argv, prog), config=None), list(notes)
 
 
-def _resumed(recipe: str, kind: type[TrainConfig], out: str | None, argv: Sequence[str], prog: str) -> TrainConfig:
+def _unchecked(kind: type[TrainConfig], values: Mapping[str, Any]) -> TrainConfig:
+    """A carrier of defaults: only what the flags make of them must be consistent."""
+    carrier = object.__new__(kind)
+    for field in fields(kind):
+        object.__setattr__(carrier, field.name, values.get(field.name, field.default))
+    return carrier
+
+
+def _flags(kind: type[TrainConfig], default: TrainConfig, argv: Sequence[str], prog: str) -> TrainConfig:
+    return _parsed(lambda: tyro.cli(kind, args=list(argv), default=default, prog=prog), prog)
+
+
+def _resumed(recipe: str, out: str | None, argv: Sequence[str], prog: str) -> TrainConfig:
     """The configuration that a run was started with; flags may change what a continuation may change."""
     from graphscale.places import newest, stored
 
@@ -159,8 +160,7 @@ def _resumed(recipe: str, kind: type[TrainConfig], out: str | None, argv: Sequen
     known, kept = stored(place)
     if known != recipe:
         raise InputError(f"{place} holds a run of {known}. Resume it with graphscale train {known} --resume.")
-    default = replace(kept, out=place, resume=True)
-    return _parsed(lambda: tyro.cli(kind, args=list(argv), default=default, prog=prog), prog)
+    return _flags(type(kept), replace(kept, out=place, resume=True), argv, prog)
 
 
 def _parsed(parse: Callable[[], T], program: str) -> T:
@@ -182,21 +182,6 @@ def _fact(box: str) -> str:
     """The first paragraph inside tyro's frame; all there is where it draws none."""
     inside = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")] or box.split()
     return " ".join(takewhile(lambda line: set(line) != {"─"}, inside)).rstrip(". ")
-
-
-def _from_file(recipe: str, kind: type[TrainConfig], path: str | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path} cannot be read ({error}). Check the path.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"--config {path} is not TOML: {error}. Write a line a setting: epochs = 50.") from error
-    meant = values.pop("recipe", recipe)
-    if meant != recipe:
-        raise InputError(f"--config {path} is for recipe {meant}, not {recipe}. Use graphscale train {meant}.")
-    return checked(kind, values, f"--config {path}")
 
 
 def _dispatch(argv: Sequence[str]) -> int:
@@ -257,6 +242,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             time.sleep(10)  # the first rank says the same, and the launcher then ends this one
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a library said
         return 2
-    except KeyboardInterrupt as stop:
-        print(str(stop) or "interrupted before anything was saved since the last checkpoint", file=sys.stderr)
-        return 130
+    except DivergenceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1

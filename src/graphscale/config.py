@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -73,6 +74,13 @@ class TrainConfig:
     """Print the result as one JSON object, the last line of standard output."""
 
     def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not _fits(hint, value):
+                raise InputError(f"{_flag(name)} {value!r}: {_needed(hint)} is needed. Change the value.")
+            object.__setattr__(self, name, _converted(hint, value))
+        if _is_file(Path(self.data)):  # a run is evaluated from other folders too
+            object.__setattr__(self, "data", str(Path(self.data).resolve()))
         positive = ("epochs", "seeds", "eval_every", "keep", "save_every", "save_seconds", "nproc", "lr")
         self.demand(positive, lambda v: v > 0, "must be above 0")
         self.demand(("patience", "threads", "clip"), lambda v: v > 0, "must be above 0")
@@ -87,7 +95,16 @@ class TrainConfig:
         for name in names:
             value = getattr(self, name)
             if value is not None and not holds(value):
-                raise InputError(f"--{name.replace('_', '-')} {value}: it {what}. Change the flag or the file.")
+                raise InputError(f"{_flag(name)} {value}: it {what}. Change the flag or the file.")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _is_file(path: Path) -> bool:
+    """Whether ``data`` means a file or a store itself, not a name that is looked up elsewhere."""
+    return (path.suffix == ".npz" and path.is_file()) or (path / "manifest.json").is_file()
 
 
 # Where a run lies and how it reports; not part of what it computes.
@@ -128,27 +145,34 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value of a file may stand for a setting of this type."""
+    """Whether a value may stand for a setting of this type. NumPy's numbers may; True is no number."""
     for option in _options(hint):
         if get_origin(option) is Literal:
-            fits = value in get_args(option)
+            fits = any(value == choice and type(value) is type(choice) for choice in get_args(option))
+        elif option in (int, float):
+            fits = _is_number(value, Real if option is float else Integral)
         else:
-            fits = type(value) in {float: (float, int), Path: (str, Path)}.get(option, (option,))
+            fits = isinstance(value, (str, Path) if option is Path else option)
         if fits:
             return True
     return False
 
 
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def _converted(hint: Any, value: Any) -> Any:
-    """TOML writes whole numbers without a point, and has no paths."""
-    if type(value) is int and float in _options(hint):
-        return float(value)
-    return Path(value) if isinstance(value, str) and Path in _options(hint) else value
+    """As the hint says: TOML writes whole numbers without a point, and has no paths."""
+    options = _options(hint)
+    if _is_number(value, Real):
+        return float(value) if float in options else int(value)
+    return Path(value) if isinstance(value, str) and Path in options else value
 
 
 def _needed(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
-    words = []
+    words: list[str] = []
     for option in _options(hint):
         words += [repr(value) for value in get_args(option)] or [names.get(option, "")]
     return " or ".join(word for word in words if word)

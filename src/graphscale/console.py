@@ -15,8 +15,8 @@ from graphscale.config import TrainConfig
 from graphscale.loop import Record
 from graphscale.run import Run
 
-# Without a terminal, lines no closer than this many seconds.
-_EVERY = 5.0
+# Without a terminal: so many lines a run, and one at least every so many seconds.
+_LINES, _EVERY = 10, 5.0
 
 
 class Console:
@@ -25,7 +25,7 @@ class Console:
     def __init__(self, *, quiet: bool = False) -> None:
         self.rich = Rich(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
-        self._last = 0.0
+        self._last, self._total = 0.0, 1
         self._said: set[str] = set()
 
     def say(self, line: str) -> None:
@@ -57,18 +57,20 @@ class Console:
             self._progress = Progress(*columns, console=self.rich)
             self._progress.start()
             self._progress.add_task(f"seed {seed}", total=config.epochs, completed=done, line="")
-        self._last = time.monotonic()
+        self._last, self._total = time.monotonic(), config.epochs
 
     def epoch(self, run: Run, record: Record) -> None:
         """One epoch's loss and validation score."""
         line = f"loss {record.loss:.4f}"
         if record.scores is not None:
-            line += f"  val {run.monitor} {record.scores['val'][run.monitor]:.2%}"
+            line += f"  val {run.monitor} {_shown(run.monitor, record.scores['val'][run.monitor])}"
         if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], completed=record.epoch + 1, line=line)
-        elif time.monotonic() - self._last > _EVERY:
+            self._progress.update(self._progress.task_ids[0], completed=record.epoch, line=line)
+            return
+        tenth = record.epoch in (1, self._total) or record.epoch % -(-self._total // _LINES) == 0
+        if tenth or time.monotonic() - self._last > _EVERY:
             self._last = time.monotonic()
-            self.rich.print(f"epoch {record.epoch + 1}  {line}", markup=False)
+            self.rich.print(f"epoch {record.epoch}  {line}", markup=False)
 
     def ends(self) -> None:
         """Take the bar away."""
@@ -95,11 +97,13 @@ def scores_table(result: Mapping[str, Any]) -> Table:
     for name in mean["test"]:
         cells = []
         for split in ("val", "test"):
-            value = mean[split][name]
-            percent = name != "logloss"
-            cell = f"{100 * value:.2f} %" if percent else f"{value:.4f}"
+            cell = _shown(name, mean[split][name])
             if std is not None:
-                cell += f" ± {std[split][name] * (100 if percent else 1):.{2 if percent else 4}f}"
+                cell += f" ± {_shown(name, std[split][name]).removesuffix(' %')}"
             cells.append(cell)
         table.add_row(name, *cells)
     return table
+
+
+def _shown(metric: str, value: float) -> str:
+    return f"{value:.4f}" if metric == "logloss" else f"{100 * value:.2f} %"

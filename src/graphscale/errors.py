@@ -1,4 +1,4 @@
-"""The one error a user is meant to read."""
+"""The errors that a user is meant to read."""
 
 from __future__ import annotations
 
@@ -10,3 +10,7 @@ def first_sentence(error: BaseException) -> str:
 
 class InputError(ValueError):
     """A mistake its reader can mend: a fact, a reason, a next step. The command line exits with 2."""
+
+
+class DivergenceError(ArithmeticError):
+    """Loss or scores are no finite numbers any more. The command line exits with 1."""

@@ -98,8 +98,8 @@ class RunFolder:
         self.checkpoints.mkdir(exist_ok=True)
         _forget_after(path / "metrics.jsonl", epochs)
         self._metrics = open(path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._board = SummaryWriter(str(path), purge_step=epochs or None)
-        self._best_saved = -1
+        self._board = SummaryWriter(str(path), purge_step=epochs + 1 if epochs else None)
+        self._best_saved = 0
 
     def record(self, record: Record) -> None:
         """A line of metrics and TensorBoard's scalars of one epoch."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from graphscale.csr import Csr, from_entries, merge_duplicates
 from graphscale.errors import InputError
+from graphscale.soundness import check_arrays
 
 SPLITS = ("train", "val", "test")
 
@@ -164,7 +165,7 @@ def from_edges(
 
     Args:
         edge_index: [2, E] source and target of every directed entry.
-        y: [N] classes (-1 unlabelled) or [N, C] zeros and ones.
+        y: [N] or [N, 1] classes (-1 unlabelled), or [N, C] zeros and ones.
         masks: split name -> [N] bool.
         weight: [E] edge weights.
         edge_attr: [E] or [E, D] edge attributes.
@@ -173,6 +174,8 @@ def from_edges(
     Raises:
         InputError: on wrong shapes, ids out of range, NaN, labels outside the classes, an empty split.
     """
+    if y.dim() == 2 and y.shape[1] == 1:  # a column of classes, as many data sets have it
+        y = y[:, 0].long() if torch.equal(y, y.round()) else y[:, 0]
     check_arrays(edge_index, num_nodes, x, y, masks, weight, edge_attr, name)
     notes: list[str] = []
     if edge_attr is not None and edge_attr.dim() == 1:
@@ -194,6 +197,12 @@ def from_edges(
     return described(adj, x=x, y=y, masks=masks, edge_attr=edge_attr, notes=notes)
 
 
+def _one_way(adj: Csr) -> str:
+    if adj.values is not None and replace(adj, values=None).check_symmetric():
+        return "every edge has its reverse, some of another weight: each direction keeps its own"
+    return "directed: messages flow along the edges only (--undirected adds their reverses)"
+
+
 def described(
     adj: Csr,
     *,
@@ -206,7 +215,7 @@ def described(
     """A graph of checked arrays in the caller's order, with what is to be said of it."""
     said = list(notes)
     if not adj.symmetric:
-        said.append("directed: messages flow along the edges only (--undirected adds their reverses)")
+        said.append(_one_way(adj))
     isolated = int((adj.indptr.diff() == 0).sum())
     if isolated:
         said.append(f"{isolated:,} nodes without incoming edges kept")
@@ -226,94 +235,3 @@ def described(
         edge_attr=edge_attr,
         notes=tuple(said),
     )
-
-
-def check_arrays(
-    edge_index: Tensor,
-    num_nodes: int,
-    x: Tensor | Csr | None,
-    y: Tensor,
-    masks: Mapping[str, Tensor],
-    weight: Tensor | None,
-    edge_attr: Tensor | None,
-    name: str,
-) -> None:
-    """Refuse what cannot be a graph, saying what, why and what to do."""
-    if num_nodes < 1:
-        raise InputError(f"{name} has no nodes. There is nothing to train on: check the file.")
-    integers = not (edge_index.is_floating_point() or edge_index.is_complex() or edge_index.dtype == torch.bool)
-    if edge_index.dim() != 2 or edge_index.shape[0] != 2 or not integers:
-        raise InputError(
-            f"edge_index of {name} is {edge_index.dtype} {list(edge_index.shape)}; integers [2, E] are needed,"
-            " sources above targets. Transpose or convert it."
-        )
-    if edge_index.numel() and not 0 <= int(edge_index.min()) <= int(edge_index.max()) < num_nodes:
-        raise InputError(
-            f"edge_index of {name} names nodes {int(edge_index.min())}..{int(edge_index.max())}, but its"
-            f" {num_nodes} nodes are 0..{num_nodes - 1}. Renumber the ids or correct num_nodes."
-        )
-    rows = {"x": x, "y": y, **masks}
-    for key, value in rows.items():
-        length = num_nodes if value is None else value.shape[0] if len(value.shape) else 0
-        if length != num_nodes:
-            raise InputError(
-                f"{key} of {name} has {length} rows for {num_nodes} nodes. Give one row a node, in the order of ids."
-            )
-    if isinstance(x, Tensor) and x.dim() != 2:
-        raise InputError(f"x of {name} has shape {list(x.shape)}; [N, F] is needed. Reshape the features.")
-    for key, edge_value, dims in (("edge_weight", weight, (1,)), ("edge_attr", edge_attr, (1, 2))):
-        if edge_value is not None and edge_value.dim() not in dims:
-            raise InputError(
-                f"{key} of {name} has shape {list(edge_value.shape)}; {'[E]' if dims == (1,) else '[E] or [E, D]'} is"
-                " needed. Reshape it, or store vectors of an edge as edge_attr."
-            )
-        if edge_value is not None and edge_value.shape[0] != edge_index.shape[1]:
-            raise InputError(
-                f"{key} of {name} has {edge_value.shape[0]} rows for {edge_index.shape[1]} edges. Give one row an edge."
-            )
-    finite = {"x": x.values if isinstance(x, Csr) else x, "edge_weight": weight, "edge_attr": edge_attr}
-    if y.is_floating_point():
-        finite["y"] = y
-    for key, numbers in finite.items():
-        if numbers is not None and numbers.is_floating_point() and not bool(torch.isfinite(numbers).all()):
-            bad = int((~torch.isfinite(numbers)).sum())
-            raise InputError(
-                f"{key} of {name} has {bad} values that are NaN or infinite; training would spread them to every"
-                " node. Replace them (for instance with the column's mean) and try again."
-            )
-    check_labels(y, masks, name)
-
-
-def check_labels(y: Tensor, masks: Mapping[str, Tensor], name: str) -> None:
-    """Labels inside the classes, splits of booleans that hold labelled nodes and do not overlap."""
-    if y.dim() == 1 and y.is_floating_point():
-        raise InputError(
-            f"y of {name} is {y.dtype} [N]; classes are integers from 0. For several labels a node give [N, C]."
-        )
-    if y.dim() == 1 and (int(y.min()) < -1 or int(y.max()) < 0):
-        raise InputError(
-            f"y of {name} has values {int(y.min())}..{int(y.max())}; classes are 0, 1, ... and -1 means unlabelled."
-        )
-    if y.dim() == 2 and not bool(((y == 0) | (y == 1)).all()):
-        raise InputError(f"y of {name} is [N, C], so every value must be 0 or 1. Encode the labels so.")
-    if y.dim() > 2:
-        raise InputError(
-            f"y of {name} has shape {list(y.shape)}; [N] classes or [N, C] labels are needed. Reshape them."
-        )
-    seen = torch.zeros(y.shape[0], dtype=torch.int32)
-    for split, mask in masks.items():
-        if mask.dtype != torch.bool or mask.dim() != 1:
-            raise InputError(
-                f"the {split} mask of {name} is {mask.dtype} {list(mask.shape)}; [N] booleans are needed."
-                " Several splits are stored as [N, S] and chosen with --split."
-            )
-        if not bool((mask if y.dim() == 2 else mask & (y >= 0)).any()):
-            raise InputError(
-                f"the {split} split of {name} has no labelled node. Choose another split or mend the mask."
-            )
-        seen += mask
-    if int(seen.max()) > 1:
-        raise InputError(
-            f"{int((seen > 1).sum())} nodes of {name} lie in more than one of {', '.join(masks)}: scores on them"
-            " would be meaningless. Make the splits disjoint."
-        )

@@ -30,7 +30,8 @@ class Stop:
         self.wished = True
 
     def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
+        heard = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # under nohup it is not to be heard
+        if heard and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._wish)
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from graphscale.batch import Batch
 from graphscale.batches.ahead import ahead
+from graphscale.errors import DivergenceError
 from graphscale.metrics import better
 from graphscale.run import Run, Scores
 from graphscale.step import ROWS, Outcome, Params, Slot, Write
@@ -73,7 +75,7 @@ def _commit(run: Run, slot: Slot, batch: Batch, rows: Params, outcome: Outcome |
 class Record:
     """One epoch: mean loss over its examples, scores where it was evaluated, seconds of training."""
 
-    epoch: int
+    epoch: int  # from 1
     loss: float
     seconds: float
     scores: Scores | None = None
@@ -89,7 +91,7 @@ class Log:
     loss: float = 0.0  # sum over the epoch in progress, this rank's
     count: int = 0
     epoch_seconds: float = 0.0
-    best_epoch: int = -1
+    best_epoch: int = 0  # from 1; 0 before the first evaluation
     best: Scores = field(default_factory=dict)
     best_state: dict[str, Tensor] = field(default_factory=dict)
     final: Scores = field(default_factory=dict)
@@ -144,6 +146,9 @@ def fit(
         log: to continue from, in the middle of an epoch too.
         on_step: called after every step; what it raises ends the run there.
         on_epoch: called after every epoch, with the log and the epoch's record.
+
+    Raises:
+        DivergenceError: at the end of an epoch whose loss or scores are not finite.
     """
     log = log or Log()
     while log.epochs < epochs and not _out_of_patience(log, patience, eval_every):
@@ -158,7 +163,7 @@ def fit(
 def _out_of_patience(log: Log, patience: int | None, eval_every: int) -> bool:
     if patience is None or not log.best or log.epochs % eval_every:
         return False
-    return log.epochs - 1 - log.best_epoch >= patience
+    return log.epochs - log.best_epoch >= patience
 
 
 def _steps(run: Run, log: Log, epoch: int, on_step: Callable[[Log], Any] | None) -> None:
@@ -182,12 +187,24 @@ def _close(run: Run, log: Log, epoch: int, *, evaluate: bool) -> Record:
     seconds = log.epoch_seconds
     log.epochs, log.train_seconds = epoch + 1, log.train_seconds + seconds
     log.batches, log.loss, log.count, log.epoch_seconds = 0, 0.0, 0, 0.0
+    _demand_finite(loss, epoch, log)
     scores = None
     if evaluate:
         began = time.perf_counter()
-        scores = log.final = run.world.share(run.evaluate() if run.world.leads else {})
+        scores = run.world.share(run.evaluate() if run.world.leads else {})
+        _demand_finite(scores["val"].get("logloss", 0.0), epoch, log)
+        log.final = scores
         if log.improves(run.monitor, scores):
-            log.best_epoch, log.best = epoch, scores
+            log.best_epoch, log.best = epoch + 1, scores
             log.best_state = {name: value.detach().clone() for name, value in run.model.state_dict().items()}
         log.evaluate_seconds += time.perf_counter() - began
-    return Record(epoch, loss / max(1.0, count), seconds, scores)
+    return Record(epoch + 1, loss / max(1.0, count), seconds, scores)
+
+
+def _demand_finite(value: float, epoch: int, log: Log) -> None:
+    if not math.isfinite(value):
+        best = f"the best weights are of epoch {log.best_epoch}" if log.best_epoch else "no epoch was scored"
+        raise DivergenceError(
+            f"training diverged in epoch {epoch + 1}: its loss is {value}; {best}. Lower --lr, set --clip 1,"
+            " or scale the features (--scaling standard)."
+        )

@@ -57,13 +57,31 @@ def demand_splits(graph: Graph, name: str) -> None:
     """Refuse data without labels to train on.
 
     Raises:
-        InputError: naming the empty splits.
+        InputError: naming the empty splits, or where there is a single class.
     """
     empty = [split for split, mask in graph.masks.items() if not bool(mask.any())]
     if empty:
         raise InputError(
             f"{name} has no labelled node in {', '.join(empty)}. Prepare it again with --labels: label and split"
             " (train, val, test) of every node."
+        )
+    if graph.num_classes < 2 and not graph.multilabel:
+        raise InputError(f"all labels of {name} are of one class: there is nothing to learn. Check y.")
+
+
+def demand_pairs(model: nn.Module, smallest: int) -> None:
+    """Refuse a batch of one node to a model that normalises over a batch.
+
+    Args:
+        smallest: nodes of the smallest batch that an epoch can hold.
+
+    Raises:
+        InputError: where BatchNorm would meet a single row, which has no variance.
+    """
+    if smallest == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        raise InputError(
+            f"{type(model).__name__} has BatchNorm, and an epoch may hold a batch of one node, whose variance is"
+            " undefined. Give fewer --num-parts, more --parts-per-batch, or another --batch-size."
         )
 
 
@@ -77,6 +95,12 @@ def model_of(
     config: NodeConfig, graph: Graph, seed: int, whole: Graph | None = None
 ) -> tuple[nn.Module, Feed | None, list[str]]:
     """The model with weights drawn from ``seed``, how it is fed, and what is to be said of that."""
+    weight = graph.adj.values
+    if config.model in ("cluster_gcn", "gcn") and weight is not None and bool((weight < 0).any()):
+        raise InputError(
+            f"{config.model} divides by weighted degrees, and {int((weight < 0).sum())} edge weights are negative."
+            " Shift or clip the weights, give them as edge_attr, or choose a --model that takes no degrees."
+        )
     with rng.isolated(rng.derive(rng.INIT, seed)):
         if config.model == "cluster_gcn":
             unused = ["cluster_gcn takes no edge_attr: edge attributes are not used"]

@@ -15,8 +15,9 @@ from torch import nn
 from graphscale import checkpoint, prediction
 from graphscale.config import Device, TrainConfig, plain
 from graphscale.errors import InputError
-from graphscale.places import recipe_of, stored
+from graphscale.places import stored
 from graphscale.run import device_of
+from graphscale.settings import recipe_of
 
 
 def _best(run: Path) -> tuple[str, Any, TrainConfig, dict[str, Any]]:

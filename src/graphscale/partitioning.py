@@ -7,7 +7,7 @@ gave a negative cut), so it is given the symmetrised pattern. Parts that it leav
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pymetis
@@ -93,8 +93,11 @@ def partition(
         weighted: METIS minimises the weight of the edges between clusters instead of their number.
 
     Raises:
-        InputError: on fewer than one part, more parts than nodes, or weights asked of a graph without.
+        InputError: on an unknown method, fewer than one part, more parts than nodes, or weights asked of a
+            graph without.
     """
+    if method not in get_args(Method):
+        raise InputError(f"no partitioner '{method}'. There are: {', '.join(get_args(Method))}.")
     if not 1 <= num_parts <= graph.num_nodes:
         raise InputError(
             f"{num_parts} parts asked of {graph.num_nodes} nodes: every part needs a node."

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import tomllib
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from graphscale import folder
-from graphscale.catalog import RECIPES
 from graphscale.config import CONTINUES, TrainConfig, checked, plain
 from graphscale.errors import InputError
-
-
-def recipe_of(name: str) -> Any:
-    """The module of a recipe.
-
-    Raises:
-        InputError: on an unknown name.
-    """
-    if name not in RECIPES:
-        raise InputError(f"no recipe '{name}'. There are: {', '.join(RECIPES)} (graphscale list).")
-    return importlib.import_module(f"graphscale.recipes.{name}")
+from graphscale.settings import recipe_of
 
 
 def place_of(recipe: str, config: TrainConfig) -> Path:
@@ -63,7 +50,7 @@ def newest(recipe: str) -> Path:
 
 def _default_out(recipe: str, data: str) -> Path:
     """runs/RECIPE-DATA-TIME, with a number where two start in one second."""
-    stem = Path(data).stem if data.endswith(".npz") else data.replace(":", "-").replace("/", "-")
+    stem = Path(data).stem if Path(data).is_absolute() else data.replace(":", "-").replace("/", "-")
     base = Path("runs") / f"{recipe}-{stem}-{datetime.now():%Y%m%d-%H%M%S}"
     path, count = base, 1
     while path.exists():

@@ -15,8 +15,9 @@ from graphscale.console import Console
 from graphscale.errors import InputError
 from graphscale.interrupt import Interrupted, Stop
 from graphscale.loop import Log, Record, fit
-from graphscale.places import place_of, recipe_of, stored
+from graphscale.places import place_of, stored
 from graphscale.run import Run, check
+from graphscale.settings import demand_applied, recipe_of
 from graphscale.world import World, joined
 
 
@@ -35,6 +36,7 @@ def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -
         Interrupted: on Ctrl-C, after a checkpoint.
     """
     module = recipe_of(recipe)
+    demand_applied(recipe, config)
     with joined(config.device) as world:
         console = console if console is not None and world.leads else Console(quiet=True)
         out = _agreed(recipe, config, world)
@@ -209,7 +211,8 @@ def evaluate(path: Path, *, data: str | None = None, device: Device | None = Non
     """Exact scores of a run's best checkpoint, on its own data or on other data of the same features.
 
     Args:
-        path: a run's folder; of a run of several seeds, all are scored.
+        path: a run's folder; of a run of several seeds, all that have a checkpoint are scored, and
+            ``missing_seeds`` names the others.
         data: another data set.
         device: auto, cpu or cuda; by default the run's.
 
@@ -229,7 +232,9 @@ def evaluate(path: Path, *, data: str | None = None, device: Device | None = Non
         state = checkpoint.load(file, needs=("epoch", "model"))
         scores = module.scores(config, state)
         results.append({"epoch": state["epoch"], **{split: dict(values) for split, values in scores.items()}})
-    common = {"recipe": recipe, "data": config.data}
+    common: dict[str, Any] = {"recipe": recipe, "data": config.data}
+    if missing := [seed for seed, file in zip(seeds, best, strict=True) if not file.is_file()]:
+        common["missing_seeds"] = missing
     if len(results) == 1:
         return {**common, **results[0]}
     return {**common, **_spread(results), "runs": results}

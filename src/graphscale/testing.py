@@ -19,19 +19,22 @@ from graphscale.table import Table
 from graphscale.world import World
 
 
-def check_batches(make: Callable[[World], Batches], graph: Graph, roots: Tensor | None = None) -> None:
+def check_batches(
+    make: Callable[[World], Batches], graph: Graph, roots: Tensor | None = None, *, induced: bool = False
+) -> None:
     """Coverage, determinism, restarts, equal ranks, and the shape laws of a batch.
 
     Args:
         make: builds the batches of one rank.
         graph: what they run over, in the same node order.
         roots: sorted nodes that an epoch must have once each as a root; by default all.
+        induced: a block has all edges among its nodes.
     """
     alone = make(World())
     first = list(alone.epoch(0))
     assert len(first) == len(alone), "len() is the number of batches of an epoch"
     for batch in first:
-        check_batch(batch, graph)
+        check_batch(batch, graph, induced=induced)
     met = torch.cat([batch.n_id[: batch.num_roots] for batch in first]).sort().values
     expected = torch.arange(graph.num_nodes) if roots is None else roots
     assert torch.equal(met, expected), "an epoch has each of its nodes once as a root"
@@ -46,11 +49,19 @@ def check_batches(make: Callable[[World], Batches], graph: Graph, roots: Tensor 
         dealt = [batch for rank in ranks for batch in rank.epoch(0)]
         assert len(dealt) == size * len(ranks[0]), "every rank yields len() batches"
         real = [batch for batch in dealt if not batch.padding]
-        assert {b.seed for b in real} == {b.seed for b in first}, "ranks share the global order, nothing twice"
+        seeds_dealt = sorted(batch.seed for batch in real)
+        assert seeds_dealt == sorted(batch.seed for batch in first), "ranks share the global order, nothing twice"
+        assert [batch.seed for step in zip(*(r.epoch(0) for r in ranks), strict=True) for batch in step][
+            : len(first)
+        ] == [batch.seed for batch in first], "step by step, ranks take the global order in turn"
 
 
-def check_batch(batch: Batch, graph: Graph) -> None:
-    """One batch: a square block of the graph, roots first, rows belonging to their nodes."""
+def check_batch(batch: Batch, graph: Graph, *, induced: bool = False) -> None:
+    """One batch: a square block of the graph, roots first, rows belonging to their nodes.
+
+    Args:
+        induced: the block has all edges among its nodes, not some of them.
+    """
     n, r = batch.n_id.numel(), batch.num_roots
     assert batch.n_id.unique().numel() == n, "a node is in a batch once"
     assert batch.adj.shape == (n, n), "blocks are square"
@@ -63,6 +74,7 @@ def check_batch(batch: Batch, graph: Graph) -> None:
     there = graph.adj.dense(torch.float64)[batch.n_id][:, batch.n_id]
     here = batch.adj.dense(torch.float64)
     assert bool(((here == there) | (here == 0)).all()), "a block has no edge that the graph has not"
+    assert not induced or torch.equal(here, there), "an induced block has every edge among its nodes"
     if batch.edge_attr is not None:
         assert batch.edge_attr.shape[0] == batch.adj.num_entries, "one attribute row an entry"
 

@@ -92,12 +92,12 @@ def test_cluster_batches_conform(q, kind):
         weighted=kind == "weighted", directed=kind == "directed", attributes=2 if kind == "attributes" else 0
     )
     clusters = partition(graph, 7, seed=1).apply(graph)
-    check_batches(lambda world: ClusterBatches(clusters, q, seed=3, world=world), clusters)
+    check_batches(lambda world: ClusterBatches(clusters, q, seed=3, world=world), clusters, induced=True)
 
 
 def test_full_batch_conforms():
     graph = random_graph()
-    check_batches(lambda world: FullBatch(graph, seed=3, world=world), graph)
+    check_batches(lambda world: FullBatch(graph, seed=3, world=world), graph, induced=True)
 
 
 def test_an_epoch_is_a_function_of_seed_and_index():

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from graphscale import rng
 from graphscale.batch import Batch
+from graphscale.batches.deal import dealt, demand_features, steps
 from graphscale.csr import Csr
 from graphscale.errors import InputError
 from graphscale.graph import Graph
@@ -43,8 +44,7 @@ class ClusterBatches:
         split: str = "train",
         world: World | None = None,
     ) -> None:
-        if graph.x is None:
-            raise InputError("batches need features; the graph has none. Make some with degree_features(graph).")
+        demand_features(graph)
         # Clusters that hold no node have nothing to be seen.
         self.part_ptr = graph.part_ptr[torch.cat([graph.part_ptr.diff() > 0, torch.tensor([True])])]
         self.num_parts = self.part_ptr.numel() - 1
@@ -58,20 +58,20 @@ class ClusterBatches:
         self.part_of = torch.repeat_interleave(torch.arange(self.num_parts, dtype=torch.int32), self.part_ptr.diff())
 
     @property
-    def _num_groups(self) -> int:
-        return -(-self.num_parts // self.parts_per_batch)
+    def smallest(self) -> int:
+        """Nodes of the smallest batch that an epoch can hold."""
+        last = self.num_parts % self.parts_per_batch or self.parts_per_batch
+        return int(self.part_ptr.diff().sort().values[:last].sum())
 
     def __len__(self) -> int:
-        return -(-self._num_groups // self.world.size)
+        return steps(-(-self.num_parts // self.parts_per_batch), self.world)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """This rank's batches of epoch ``index`` from the ``start``-th on."""
         order = torch.randperm(self.num_parts, generator=rng.generator(rng.ORDER, self.seed, index))
         groups = order.split(self.parts_per_batch)
-        for step in range(start, len(self)):
-            place = step * self.world.size + self.world.rank
-            seed = rng.derive(rng.STEP, self.seed, index, place)
-            yield self.block(groups[place % len(groups)], seed, padding=place >= len(groups))
+        for hand in dealt(len(groups), self.world, self.seed, index, start):
+            yield self.block(groups[hand.group], hand.seed, padding=hand.padding)
 
     def block(self, parts: Tensor, seed: int, *, padding: bool = False) -> Batch:
         """The batch of the given clusters: their nodes, and all links among them."""

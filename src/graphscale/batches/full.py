@@ -8,7 +8,7 @@ import torch
 
 from graphscale import rng
 from graphscale.batch import Batch
-from graphscale.errors import InputError
+from graphscale.batches.deal import demand_features
 from graphscale.graph import Graph
 from graphscale.world import World
 
@@ -17,8 +17,7 @@ class FullBatch:
     """One batch an epoch: all nodes, all edges. Built once and handed out again with a new seed."""
 
     def __init__(self, graph: Graph, *, seed: int = 0, split: str = "train", world: World | None = None) -> None:
-        if graph.x is None:
-            raise InputError("batches need features; the graph has none. Make some with degree_features(graph).")
+        self._x = demand_features(graph)
         self.graph, self.seed, self.split, self.world = graph, seed, split, world or World()
         self._n_id = torch.arange(graph.num_nodes)
         self._count = int(graph.masks[split].sum())
@@ -29,13 +28,12 @@ class FullBatch:
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """The one batch of epoch ``index``; on ranks past the first it is padding."""
         graph = self.graph
-        assert graph.x is not None
         for _ in range(start, 1):
             yield Batch(
                 n_id=self._n_id,
                 num_roots=graph.num_nodes,
                 adj=graph.adj,
-                x=graph.x,
+                x=self._x,
                 y=graph.y,
                 mask=graph.masks[self.split],
                 seed=rng.derive(rng.STEP, self.seed, index, self.world.rank),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from graphscale import rng
 from graphscale.batch import Batch
+from graphscale.batches.deal import dealt, demand_features, steps
 from graphscale.csr import Csr
 from graphscale.errors import InputError
 from graphscale.graph import Graph, take_rows
@@ -43,8 +44,7 @@ class NeighborBatches:
         split: str = "train",
         world: World | None = None,
     ) -> None:
-        if graph.x is None:
-            raise InputError("batches need features; the graph has none. Make some with degree_features(graph).")
+        demand_features(graph)
         if not fanouts or any(k < -1 or k == 0 for k in fanouts):
             raise InputError(f"fan-outs {fanouts}: give one number above 0, or -1 for all neighbours, for every layer.")
         if batch_size < 1:
@@ -54,21 +54,20 @@ class NeighborBatches:
         self.roots = graph.masks[split].nonzero().flatten()
 
     @property
-    def _num_groups(self) -> int:
-        return -(-self.roots.numel() // self.batch_size)
+    def smallest(self) -> int:
+        """Nodes of the smallest batch that an epoch can hold: its roots may have no neighbour."""
+        return self.roots.numel() % self.batch_size or self.batch_size
 
     def __len__(self) -> int:
-        return -(-self._num_groups // self.world.size)
+        return steps(-(-self.roots.numel() // self.batch_size), self.world)
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """This rank's batches of epoch ``index`` from the ``start``-th on."""
         order = torch.randperm(self.roots.numel(), generator=rng.generator(rng.ORDER, self.seed, index))
         groups = self.roots[order].split(self.batch_size)
         place = torch.full((self.graph.num_nodes,), -1, dtype=torch.int32)
-        for step in range(start, len(self)):
-            group = step * self.world.size + self.world.rank
-            seed = rng.derive(rng.STEP, self.seed, index, group)
-            yield self.block(groups[group % len(groups)], seed, place, padding=group >= len(groups))
+        for hand in dealt(len(groups), self.world, self.seed, index, start):
+            yield self.block(groups[hand.group], hand.seed, place, padding=hand.padding)
 
     def block(self, roots: Tensor, seed: int, place: Tensor, *, padding: bool = False) -> Batch:
         """The batch of ``roots``; ``place`` is scratch of -1 a node, left as it was found."""

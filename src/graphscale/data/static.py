@@ -3,7 +3,8 @@
 The ``.npz`` layout: ``edge_index`` [2, E]; ``num_nodes``; ``x`` [N, F] or ``x_indptr``, ``x_indices``,
 ``x_data``, ``x_shape`` (sparse features); ``y`` [N] (-1 unlabelled) or [N, C]; ``train_mask``,
 ``val_mask``, ``test_mask`` [N] or [N, S]; optionally ``edge_weight`` [E] and ``edge_attr`` [E, D].
-Nothing is unpickled.
+Nothing of a file is unpickled. PyG's and OGB's data sets are read by their own code, which may unpickle what
+it downloaded.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], name: str, split: int, undire
         torch.from_numpy(arrays["edge_index"]),
         num_nodes,
         x=x,
-        y=y.float() if y.dim() == 2 else y,
+        y=y.float() if y.dim() == 2 and y.shape[1] > 1 else y,
         masks=masks,
         weight=optional.get("edge_weight"),
         edge_attr=optional.get("edge_attr"),
@@ -257,8 +258,18 @@ def read_ogb(name: str, *, undirected: bool = False) -> Graph:
     return from_pyg(data, name=name, undirected=undirected)
 
 
-def from_pyg(data: Any, *, name: str = "the graph", split: int = 0, undirected: bool = False) -> Graph:
+def from_pyg(
+    data: Any,
+    *,
+    name: str = "the graph",
+    split: int = 0,
+    undirected: bool = False,
+    splits: Sequence[str] = SPLITS,
+) -> Graph:
     """A graph from a ``torch_geometric.data.Data`` with labels and masks.
+
+    Args:
+        splits: whose masks are needed and taken.
 
     Raises:
         InputError: on a heterogeneous graph, or where labels or masks are missing.
@@ -268,7 +279,7 @@ def from_pyg(data: Any, *, name: str = "the graph", split: int = 0, undirected: 
             f"{name} is heterogeneous; clusters, histories and sub-networks are defined here for one node type."
             " Convert it with data.to_homogeneous() and keep the types as features."
         )
-    missing = [key for key in ("edge_index", "y", *_MASKS) if data.get(key) is None]
+    missing = [key for key in ("edge_index", "y", *(f"{s}_mask" for s in splits)) if data.get(key) is None]
     if missing:
         raise InputError(
             f"{name} lacks {', '.join(missing)}. Add them (torch_geometric.transforms.RandomNodeSplit makes masks)."
@@ -279,16 +290,32 @@ def from_pyg(data: Any, *, name: str = "the graph", split: int = 0, undirected: 
         row, col = entries.indices()
         x, _ = from_entries(row, col, (x.shape[0], x.shape[1]), entries.values().float())
     attr, weight = data.get("edge_attr"), data.get("edge_weight")
-    y = data.y.float() if data.y.dim() == 2 and data.y.shape[1] > 1 else data.y.reshape(-1)
+    y = data.y.float() if data.y.dim() == 2 and data.y.shape[1] > 1 else data.y
     return from_edges(
         data.edge_index,
         # Without features PyG would guess the number from the edges and lose isolated nodes.
         int(data.num_nodes) if x is not None or "num_nodes" in data else y.shape[0],
         x=x.float() if isinstance(x, Tensor) else x,
         y=y,
-        masks={s: _column(data[f"{s}_mask"], split, s, name) for s in SPLITS},
+        masks={s: _column(data[f"{s}_mask"], split, s, name) for s in splits},
         weight=None if weight is None else weight.float(),
         edge_attr=None if attr is None else attr.float(),
         undirected=undirected,
         name=name,
     )
+
+
+def to_pyg(graph: Graph) -> Any:
+    """The graph as a ``torch_geometric.data.Data``: the reverse of ``from_pyg``, in the graph's order of nodes."""
+    from torch_geometric.data import Data
+
+    values = {
+        "x": graph.x.dense() if isinstance(graph.x, Csr) else graph.x,
+        "edge_index": torch.stack([graph.adj.indices.long(), graph.adj.row_of.long()]),
+        "edge_weight": graph.adj.values,
+        "edge_attr": graph.edge_attr,
+        "y": graph.y,
+        **{f"{split}_mask": mask for split, mask in graph.masks.items()},
+    }
+    kept = {name: value for name, value in values.items() if value is not None}
+    return Data(num_nodes=graph.num_nodes, **kept)

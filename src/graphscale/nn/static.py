@@ -128,8 +128,8 @@ class ClusterGCN(nn.Module):
     def infer(self, x: Tensor | Csr, adj: Csr, *, tile: int = 65536) -> Tensor:
         """Exact logits [N, C] of a whole graph, layer by layer in tiles of ``tile`` rows.
 
-        Holds two activations of the graph and temporaries of one tile; equals ``forward`` in
-        evaluation mode.
+        Holds three arrays [N, H] (input, product, output; one more for ``norm="sym"``, which scales the
+        product by source) and temporaries of one tile; equals ``forward`` in evaluation mode.
         """
         for x in self.layers(x, adj, tile=tile):  # noqa: B007, B020 - the last layer is what counts
             pass

@@ -75,6 +75,10 @@ def build(
         extra["heads"] = heads
     if name == "pna":
         degree = graph.adj.indptr.diff().long()
+        if not bool(degree.any()):
+            raise InputError(
+                "pna scales by the mean degree, and the training graph has no edge. Choose another --model."
+            )
         extra |= {
             "aggregators": ["mean", "min", "max", "std"],
             "scalers": ["identity", "amplification", "attenuation"],
@@ -150,7 +154,7 @@ class Feed:
         sparse = Feed(adj_t=True, weight=weight, attr=attr)
         try:
             same = torch.allclose(_trial(model, sparse, graph), reference, rtol=1e-4, atol=1e-5)
-        except (InputError, NotImplementedError):
+        except (InputError, NotImplementedError):  # the layer takes no adj_t after all: edge_index serves it
             same = False
         return (sparse if same else plain), notes
 

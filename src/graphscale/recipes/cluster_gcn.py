@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from graphscale.batch import Batches
     from graphscale.data.transform import Views
+    from graphscale.graph import Graph
     from graphscale.nn.stock import Feed
     from graphscale.run import Run, Scores
 
@@ -138,6 +139,7 @@ def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
     trained_on = views.seen
     if config.batches == "neighbors":
         batches = NeighborBatches(views.seen, config.fanouts(), config.batch_size, seed=seed, world=world)
+        nodes.demand_pairs(model, batches.smallest)
         if (config.norm == "sym" and feed is None) or config.model == "gcn":
             notes.append("sampled blocks do not know the degrees of their outermost sources: GCN's norm is approximate")
     if config.batches == "clusters":
@@ -147,7 +149,12 @@ def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
         else:
             notes.append(f"clusters of the store are used ({graph.num_parts}); --num-parts and --partitioner are not")
         quality, trained_on = graph.clusters, graph
-        batches = ClusterBatches(graph, config.parts_per_batch, seed=seed, world=world)
+        q = config.parts_per_batch
+        if graph.num_parts < q <= _asked(graph):
+            notes.append(f"{graph.num_parts} clusters hold a node: a batch takes all of them, not {q}")
+            q = graph.num_parts
+        batches = ClusterBatches(graph, q, seed=seed, world=world)
+        nodes.demand_pairs(model, batches.smallest)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     objective = node_loss(plain(model, feed, bf16=config.precision == "bf16"))
     scored = metrics.names(views.whole.num_classes, multilabel=views.whole.multilabel)
@@ -169,3 +176,8 @@ def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
         notes=(*views.notes, *notes),
         prefetch=config.prefetch,
     )
+
+
+def _asked(graph: Graph) -> int:
+    """Clusters that were asked for: METIS leaves some empty where parts are small."""
+    return int(str(graph.clusters.get("asked", graph.num_parts)))

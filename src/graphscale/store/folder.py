@@ -1,0 +1,84 @@
+"""What makes a folder a store: its manifest, and how it comes to be whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from graphscale.errors import InputError
+
+FORMAT, VERSION = "graphscale.graph", 1
+MANIFEST = "manifest.json"
+_SAID = {
+    "arrays": dict, "nodes": int, "entries": int, "features": int, "classes": int, "symmetric": bool,
+    "partition": dict, "notes": list, "made": dict,
+}  # fmt: skip
+BLOCK = 1 << 22  # entries or values that are read or written at a time: some tens of megabytes
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder says of itself that it is a store."""
+    return (path / MANIFEST).is_file()
+
+
+@contextmanager
+def created(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to fill, which becomes ``path`` at the end; after an error nothing is left of it.
+
+    Raises:
+        InputError: where ``path`` is in use and is not a store to be overwritten.
+    """
+    if path.exists() and not (overwrite and is_store(path)):
+        raise InputError(f"{path} is in use. Give another --to, or --overwrite to replace a store.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        if path.exists():  # a kill between the two renames leaves the old store beside, whole
+            os.replace(path, old)
+        os.replace(aside, path)
+        flush_folder(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def flush_folder(path: Path) -> None:
+    """Bring a folder's list of names to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def manifest_of(path: Path) -> dict[str, Any]:
+    """The manifest of a store.
+
+    Raises:
+        InputError: where it is missing, damaged, or of a format that this version does not read.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        known = manifest["format"] == FORMAT and manifest["version"] == VERSION
+        whole = not known or all(isinstance(manifest[name], kind) for name, kind in _SAID.items())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is no readable store ({error}). Make one with graphscale prepare SOURCE --to {path}."
+        ) from error
+    if not whole:
+        raise InputError(f"the manifest of {path} is damaged. Prepare the store again.")
+    if not known:
+        raise InputError(
+            f"{path} is {manifest['format']} version {manifest['version']}; this program reads {FORMAT}"
+            f" version {VERSION}. Prepare it again."
+        )
+    return manifest

@@ -1,0 +1,126 @@
+"""What a notebook uses: clusters of a Data, and configurations by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch_geometric.data import Data
+
+import graphscale
+from graphscale import ClusterGCNConfig, InputError, clusters, configure, from_pyg, load_graph, to_pyg
+from graphscale.testing import check_batch
+
+
+@pytest.fixture(scope="module")
+def data():
+    return to_pyg(load_graph("planted:300"))
+
+
+def test_there_and_back(data):
+    graph = load_graph("planted:300")
+    again = from_pyg(data)
+    assert torch.equal(again.adj.dense(torch.float32), graph.adj.dense(torch.float32))
+    assert torch.equal(again.x, graph.x) and torch.equal(again.y, graph.y)
+    assert all(torch.equal(again.masks[name], mask) for name, mask in graph.masks.items())
+
+
+def test_batches_are_what_a_loop_takes(data):
+    batches = clusters(data, num_parts=6, parts_per_batch=2, seed=1)
+    graph = batches.batches.graph
+    met = []
+    for batch in batches.epoch(0):
+        check_batch(batch, graph, induced=True)
+        assert batch.num_nodes == batch.x.shape[0] == batch.train_mask.numel()
+        assert batch.edge_index.shape == (2, batch.adj.num_entries) and batch.edge_weight is None
+        met += graph.node_id[batch.n_id[batch.train_mask]].tolist()
+    assert sorted(met) == data.train_mask.nonzero().flatten().tolist()
+
+
+def test_a_batch_without_a_training_node_is_left_out():
+    ring = torch.arange(40)
+    edge_index = torch.stack([torch.cat([ring, (ring + 1) % 40]), torch.cat([(ring + 1) % 40, ring])])
+    mask = torch.zeros(40, dtype=torch.bool)
+    mask[:3] = True
+    data = Data(x=torch.ones(40, 2), edge_index=edge_index, y=ring % 2, train_mask=mask)
+    batches = clusters(data, num_parts=8)  # no val_mask, no test_mask: they are not needed here
+    assert 1 <= len(list(batches.epoch(0))) < 8
+    assert all(batch.count for batch in batches.epoch(0))
+
+
+def test_edge_weights_reach_the_batch(data):
+    weighted = data.clone()
+    weighted.edge_weight = torch.rand(data.num_edges) + 0.5
+    dense = torch.zeros(300, 300).index_put_((data.edge_index[1], data.edge_index[0]), weighted.edge_weight)
+    batches = clusters(weighted, num_parts=3)
+    for batch in batches.epoch(0):
+        rows = batches.batches.graph.node_id[batch.n_id]
+        source, target = rows[batch.edge_index]
+        assert torch.equal(batch.edge_weight, dense[target, source])
+
+
+def test_what_is_missing_is_named(data):
+    bare = data.clone()
+    del bare.train_mask
+    with pytest.raises(InputError, match="lacks train_mask"):
+        clusters(bare, num_parts=3)
+    with pytest.raises(InputError, match="no partitioner 'METIS'. There are: metis, stream, random"):
+        clusters(data, num_parts=3, method="METIS")
+
+
+# Configurations
+
+
+def test_configure_takes_the_preset_of_the_data():
+    config = configure("cluster_gcn", data="cora", epochs=3)
+    assert (config.preset, config.num_parts, config.norm, config.epochs) == ("cora", 10, "sym", 3)
+    assert configure("cluster_gcn", data="cora", preset="none").num_parts == ClusterGCNConfig().num_parts
+
+
+def test_configure_reads_a_file(tmp_path):
+    (tmp_path / "mine.toml").write_text('data = "cora"\nhidden = 32\nlr = 0.5\n')
+    config = configure("cluster_gcn", config=tmp_path / "mine.toml", lr=0.25)
+    assert (config.hidden, config.lr, config.epochs) == (32, 0.25, 200)
+    assert config.config is None
+
+
+def test_values_win_where_they_interact():
+    # The preset for digits has 2 clusters a batch; alone with one cluster that would be refused.
+    assert configure("cluster_gcn", data="digits", num_parts=1, parts_per_batch=1).num_parts == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"batches": "cluster"}, "'clusters' or 'neighbors' or 'full' is needed"),
+        ({"partitioner": "METIS"}, "--partitioner 'METIS': 'metis' or 'stream' or 'random' is needed"),
+        ({"setting": "induktive"}, "--setting"),
+        ({"epochs": "3"}, "--epochs '3': a whole number is needed"),
+        ({"epochs": True}, "--epochs True: a whole number is needed"),
+        ({"lr": None}, "--lr None: a number is needed"),
+        ({"concat": 1}, "--concat 1: true or false is needed"),
+    ],
+)
+def test_a_configuration_checks_its_values(values, words):
+    with pytest.raises(InputError, match=words):
+        ClusterGCNConfig(**values)
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = ClusterGCNConfig(epochs=np.int64(3), lr=np.float32(0.5), clip=2)
+    assert (type(config.epochs), type(config.lr), type(config.clip)) == (int, float, float)
+
+
+def test_a_preset_that_was_not_applied_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"preset=cora was not applied.*graphscale\.configure\('cluster_gcn'"):
+        graphscale.train("cluster_gcn", ClusterGCNConfig(data="cora", preset="cora", out=tmp_path / "run"))
+    with pytest.raises(InputError, match="was not read"):
+        graphscale.train("cluster_gcn", ClusterGCNConfig(config="mine.toml", out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_names():
+    with pytest.raises(InputError, match="no recipe 'x'"):
+        configure("x")
+    with pytest.raises(InputError, match="configure sets learning_rate, which ClusterGCNConfig does not have"):
+        configure("cluster_gcn", learning_rate=1)
