@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from study import machine, special, trained
+
 from graphscale import probe
-from graphscale.catalog import preset
-from graphscale.recipes.cluster_gcn import ClusterGCNConfig
-from graphscale.session import train
 
 DEPTH = {
     "data": "facebook", "hidden": 128, "num_parts": 50, "parts_per_batch": 5, "epochs": 50, "dropout": 0.1,
@@ -65,20 +63,13 @@ TABLES: dict[str, list[Row]] = {
 
 
 def run(name: str, settings: dict[str, Any], seeds: int, work: Path) -> dict[str, Any]:
-    """Results of every seed, trained or found."""
-    chosen = preset("cluster_gcn", settings.get("preset"), settings["data"])
-    values = {**(chosen.settings if chosen else {}), **settings}
-    found = []
-    for seed in range(seeds):
-        out = work / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
-        if not (out / "result.json").is_file():
-            train("cluster_gcn", ClusterGCNConfig(**values, seed=seed, out=out, overwrite=True))
-        found.append(json.loads((out / "result.json").read_text()))
+    """What the report says of the runs of every seed."""
+    found = trained(work, name.replace(" ", "-").replace(",", ""), settings, seeds)
     test = [r["test"]["accuracy"] for r in found]
     val = [r["val"]["accuracy"] for r in found]
     return {
         "name": name,
-        "settings": values,
+        "settings": found[0]["config"],
         "test": statistics.fmean(test),
         "std": statistics.stdev(test),
         "val": statistics.fmean(val),
@@ -113,20 +104,13 @@ def page(tables: dict[str, list[dict[str, Any]]], papers: dict[str, str]) -> str
                 f" | {papers[r['name']]} | {cut} | {r['epochs']:.0f} ({r['best_epoch']:.0f})"
                 f" | {r['train_seconds']:.1f} | {r['peak_anon_mb']:.0f} |"
             )
-        lines += ["", "Settings over the defaults, and commits:", ""]
-        lines += [f"- {r['name']}: `{json.dumps(r['settings'])}` at {', '.join(map(str, r['commits']))}" for r in rows]
+        lines += ["", "Settings where they differ from the defaults, and commits:", ""]
+        lines += [
+            f"- {r['name']}: `{json.dumps(special(r['settings']))}` at {', '.join(map(str, r['commits']))}"
+            for r in rows
+        ]
         lines += [""]
     return "\n".join(lines)
-
-
-def machine() -> str:
-    """Processor, cores."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
-        model = f"{names[0]}, {len(names)} cores" if names else model
-    return model
 
 
 def main() -> None:

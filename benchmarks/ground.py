@@ -25,14 +25,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from accuracy import machine
+from study import machine, trained
 
 from graphscale import probe
-from graphscale.catalog import preset
 from graphscale.data.static import load
 from graphscale.partitioning import partition
-from graphscale.recipes.cluster_gcn import ClusterGCNConfig
-from graphscale.session import train
 
 Table = tuple[list[str], list[list[str]], list[dict[str, Any]]]  # header, lines, rows of the JSON
 
@@ -64,19 +61,6 @@ def partitions(work: Path) -> Table:
     return ["graph", "parts", "partitioner", "edge cut", "halo ratio", "sizes", "s"], lines, rows
 
 
-def runs(work: Path, name: str, settings: dict[str, Any], seeds: int) -> list[dict[str, Any]]:
-    """Results of every seed, trained or found."""
-    chosen = preset("cluster_gcn", None, settings["data"])
-    values = {**(chosen.settings if chosen else {}), **settings}
-    found = []
-    for seed in range(seeds):
-        out = work / f"{name}-{seed}"
-        if not (out / "result.json").is_file():
-            train("cluster_gcn", ClusterGCNConfig(**values, seed=seed, out=out, overwrite=True))
-        found.append(json.loads((out / "result.json").read_text()))
-    return found
-
-
 def scored(found: list[dict[str, Any]]) -> tuple[float, str, str]:
     """(mean, mean and deviation in percent, seconds of training) of runs."""
     test = [r["test"]["accuracy"] for r in found]
@@ -99,7 +83,7 @@ def sampling(work: Path) -> Table:
         means = {}
         for batches, epochs in (("neighbors", 60), ("clusters", 60), ("full", 200)):
             settings = {"data": data, **SAGE, **extra, "batches": batches, "epochs": epochs}
-            found = runs(work, f"sage-{data}-{batches}", settings, 3)
+            found = trained(work, f"sage-{data}-{batches}", settings, 3)
             means[batches], text, seconds = scored(found)
             lines.append([data, batches, text, str(epochs), seconds])
         work_name = f"GraphSAGE on {data}, neighbours"
