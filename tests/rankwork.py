@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
 from graphs import random_graph
@@ -56,6 +58,13 @@ def ranks(rank, folder):
     torch.save(state, f"{folder}/{rank}.pt")
     assert World.current().total(rank + 1) == 3
     dist.destroy_process_group()
+    assert not [name for name in threads() if "gloo" in name], "the group outlives its end: SIGABRT at exit"
+
+
+def threads():
+    """Names of this process's threads."""
+    tasks = Path("/proc/self/task")
+    return [(task / "comm").read_text().strip() for task in tasks.iterdir()] if tasks.is_dir() else []
 
 
 def accumulated(size=2):

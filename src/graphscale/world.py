@@ -11,6 +11,11 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+# The functions there take the process group of the moment as a default argument. Imported later (torch's
+# optimisers do), they would keep a group alive that was destroyed; its threads would end in the middle of
+# the interpreter's shutdown, now and then with SIGABRT after a run that was good.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from graphscale.errors import InputError
