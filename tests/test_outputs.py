@@ -51,6 +51,17 @@ def test_prediction_equals_evaluation(runs, tmp_path, model, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["p.parquet"]  # no scratch is left
 
 
+def test_a_large_graph_goes_through_a_stock_model_in_tiles(runs, tmp_path, monkeypatch):
+    run, _ = runs["sage"]
+    outputs.predict(run, tmp_path / "whole.parquet", embeddings=True)
+    monkeypatch.setattr("graphscale.prediction._WHOLE", 250)
+    outputs.predict(run, tmp_path / "tiles.parquet", embeddings=True)
+    one, other = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "tiles"))
+    assert one["predicted"] == other["predicted"]
+    for column in ("probability", "embedding"):
+        np.testing.assert_allclose(np.stack(other[column].to_pylist()), np.stack(one[column].to_pylist()), atol=1e-5)
+
+
 @pytest.mark.parametrize("model", ["cluster_gcn", "sage"])
 def test_the_module_comes_back_and_its_embeddings_are_those_written(runs, tmp_path, model):
     run, _ = runs[model]

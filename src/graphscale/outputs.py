@@ -67,8 +67,8 @@ def export(run: Path, to: Path) -> int:
 
 def predict(
     run: Path, to: Path, *, data: str | None = None, embeddings: bool = False, device: Device | None = None
-) -> int:
-    """Write a row of predictions for every node; returns the number of rows.
+) -> prediction.Written:
+    """Write a row of predictions for every node.
 
     Args:
         run: folder of a run of one seed.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,25 +15,36 @@ import torch
 from torch import Tensor, nn
 
 from graphscale.graph import Graph
+from graphscale.nn import tiles
 from graphscale.nn.plain import infer
+from graphscale.nn.splice import last_input
 from graphscale.nn.static import ClusterGCN
 from graphscale.nn.stock import Feed
 
+
+class Written(NamedTuple):
+    """What was written, and what is to be said of how."""
+
+    rows: int
+    note: str
+
+
 _TILE = 65536
+_WHOLE = 1 << 20  # a graph of no more nodes and entries passes through a stock model at once
 
 
 def write(
     path: Path, model: nn.Module, feed: Feed | None, graph: Graph, *, device: torch.device, embeddings: bool
-) -> int:
-    """Predict every node and write rows in the order of the caller's ids; returns the number of rows.
+) -> Written:
+    """Predict every node and write rows in the order of the caller's ids.
 
     Columns: ``node``; ``predicted`` (the likeliest class, or the list of labels above one half);
     ``probability`` (a list over classes); with ``embeddings``, ``embedding``: the last hidden layer.
-    Activations of a model of the house lie in temporary files beside ``path``; a stock model is one
-    forward pass in memory.
+    Activations lie in temporary files beside ``path``, so memory does not grow with the graph's edges; only
+    a model that mixes rows by other ways than its edges is one forward pass in memory.
     """
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        logits, hidden = _outputs(model, feed, graph, device, Path(scratch), embeddings=embeddings)
+        logits, hidden, note = _outputs(model, feed, graph, device, Path(scratch), embeddings=embeddings)
         order = graph.node_id.argsort()
         aside = Path(scratch) / "rows"
         with pa_parquet.ParquetWriter(aside, _schema(graph, hidden)) as out:
@@ -43,7 +54,7 @@ def write(
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
-    return graph.num_nodes
+    return Written(graph.num_nodes, note)
 
 
 def _schema(graph: Graph, hidden: Tensor | None) -> pa.Schema:
@@ -79,40 +90,30 @@ def _lists(values: Tensor) -> pa.FixedSizeListArray:
 
 def _outputs(
     model: nn.Module, feed: Feed | None, graph: Graph, device: torch.device, scratch: Path, *, embeddings: bool
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, str]:
     assert graph.x is not None
+    model.eval()
+    files = itertools.count()
+
+    def on_disk(rows: int, cols: int, dtype: torch.dtype) -> Tensor:
+        kind = torch.empty(0, dtype=dtype).numpy().dtype
+        file = scratch / f"activation-{next(files)}"
+        return torch.from_numpy(np.asarray(np.memmap(file, dtype=kind, mode="w+", shape=(rows, cols))))
+
     if isinstance(model, ClusterGCN) and device.type == "cpu":
-        model.eval()
-        files = iter(range(10**6))
-
-        def on_disk(rows: int, cols: int, dtype: torch.dtype) -> Tensor:
-            kind = torch.empty(0, dtype=dtype).numpy().dtype
-            file = scratch / f"activation-{next(files)}"
-            return torch.from_numpy(np.asarray(np.memmap(file, dtype=kind, mode="w+", shape=(rows, cols))))
-
         layers = list(model.layers(graph.x, graph.adj, allocate=on_disk))
-        return layers[-1], layers[-2] if embeddings and len(layers) > 1 else None
-    with _last_hidden(model) as seen:
+        return layers[-1], layers[-2] if embeddings and len(layers) > 1 else None, ""
+    large = graph.num_entries > _WHOLE or graph.num_nodes > _WHOLE
+    note = ""
+    if feed is not None and large:
+        way = tiles.way(model, feed, graph)
+        if way != "whole":
+            logits, hidden = tiles.in_tiles(
+                model, feed, graph, device=device, degrees=way == "degrees", allocate=on_disk, entries=_WHOLE
+            )
+            return logits, hidden if embeddings else None, ""
+        note = f"{type(model).__name__} mixes rows by other ways than edges: it ran in one pass, in memory of all edges"
+    with last_input(model) as seen:
         attr = None if graph.edge_attr is None else graph.edge_attr.to(device)
         logits = infer(model, feed, graph.x.to(device), graph.adj.to(device), attr).cpu()
-    return logits, seen[-1] if embeddings and seen else None
-
-
-@contextmanager
-def _last_hidden(model: nn.Module) -> Iterator[list[Tensor]]:
-    """What enters the last message-passing layer while the block runs."""
-    from torch_geometric.nn import MessagePassing
-
-    seen: list[Tensor] = []
-    layers = [m for m in model.modules() if isinstance(m, MessagePassing)]
-
-    def keep(_: nn.Module, arguments: tuple[object, ...]) -> None:
-        if isinstance(arguments[0], Tensor):
-            seen.append(arguments[0].detach().cpu())
-
-    handles = [layers[-1].register_forward_pre_hook(keep)] if layers else []
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+    return logits, seen[-1].cpu() if embeddings and seen else None, note

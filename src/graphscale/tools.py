@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -108,7 +109,10 @@ def predict(
     """
     from graphscale import outputs
 
-    print(f"{to}: {outputs.predict(run, to, data=data, embeddings=embeddings, device=device):,} nodes")
+    written = outputs.predict(run, to, data=data, embeddings=embeddings, device=device)
+    if written.note:
+        print(f"note: {written.note}", file=sys.stderr)
+    print(f"{to}: {written.rows:,} nodes")
     return 0
 
 

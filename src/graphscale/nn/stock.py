@@ -181,20 +181,25 @@ def _supports(model: nn.Module, what: str) -> bool:
     return bool(getattr(model, f"supports_{what}", True))
 
 
-def _trial(model: nn.Module, feed: Feed, graph: Graph, num_nodes: int = 9) -> Tensor:
-    """Logits of the model in evaluation mode on a small random graph like the real one."""
+def toy(model: nn.Module, graph: Graph, num_nodes: int, num_edges: int) -> tuple[Tensor, Csr, Tensor | None]:
+    """(x, adj, edge_attr) of a small random graph with what the real one has: weights, attributes, loops."""
     draw = torch.Generator().manual_seed(0)
-    edges = torch.randint(num_nodes, (2, 30), generator=draw).unique(dim=1)
+    edges = torch.randint(num_nodes, (2, num_edges), generator=draw).unique(dim=1)
     if not graph.adj.has_loops():
         edges = edges[:, edges[0] != edges[1]]
     values = torch.rand(edges.shape[1], generator=draw) + 0.5 if graph.adj.values is not None else None
     adj, _ = from_entries(edges[0], edges[1], (num_nodes, num_nodes), values)
     first = next(iter(model.parameters()), torch.zeros(()))
-    adj = adj.to(first.device)
     x = torch.rand(num_nodes, graph.num_features, generator=draw).to(first)
     attr = None
     if graph.edge_attr is not None:
         attr = torch.rand(adj.num_entries, graph.edge_attr.shape[1], generator=draw).to(first)
+    return x, adj.to(first.device), attr
+
+
+def _trial(model: nn.Module, feed: Feed, graph: Graph, num_nodes: int = 9) -> Tensor:
+    """Logits of the model in evaluation mode on a toy graph."""
+    x, adj, attr = toy(model, graph, num_nodes, 30)
     # On a copy: a layer that caches would keep the toy's edges and use them for every real batch.
     trial = copy.deepcopy(model).eval()
     try:

@@ -1,0 +1,58 @@
+"""Taking part in every propagation of a model that is not ours, without editing it.
+
+PyG's layers send messages in ``MessagePassing.propagate``, once or (APPNP, TAGConv) several times a
+layer, and offer a hook after each. What it gives is the neighbourhood's sum before the layer's own
+bias, norm, activation or dropout, all of which treat rows apart: putting the right rows in there makes
+whatever follows right too. This is where historical embeddings enter (Fey et al., ICML 2021, equation
+(2)), and where exact rows enter when a graph is passed through a model in tiles.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+Visit = Callable[[int, Tensor], Tensor]  # (number of the propagation in this forward pass, its output) -> what stands
+
+
+@contextmanager
+def spliced(model: nn.Module, visit: Visit) -> Iterator[None]:
+    """For one forward pass: ``visit`` sees, and may replace, what every propagation of ``model`` gives."""
+    numbers = itertools.count()
+
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return visit(next(numbers), output)
+
+    handles = [layer.register_propagate_forward_hook(hook) for layer in _layers(model)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def last_input(model: nn.Module) -> Iterator[list[Tensor]]:
+    """What enters the last layer that sends messages, in the forward passes of the block: the last hidden layer."""
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if isinstance(arguments[0], Tensor):
+            seen.append(arguments[0].detach())
+
+    handles = [layer.register_forward_pre_hook(keep) for layer in _layers(model)[-1:]]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _layers(model: nn.Module) -> list[Any]:
+    from torch_geometric.nn import MessagePassing
+
+    return [module for module in model.modules() if isinstance(module, MessagePassing)]

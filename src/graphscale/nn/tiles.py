@@ -1,0 +1,205 @@
+"""Exact outputs of anybody's model over a whole graph, in memory of a tile.
+
+A tile is a range of rows (the roots) with the sources of their edges (the halo). One sweep over all
+tiles makes the first propagation exact for every node and keeps it in a table; the next sweep puts the
+halo's rows from that table in place of the block's own, which lack the halo's neighbours, and so makes
+the second propagation exact; after K sweeps for K propagations a last one gives the logits. The price
+is (K + 1) / 2 times the arithmetic of one pass; the memory is a tile's, beside the tables, which may lie
+in files.
+
+This is exact for models whose other parts treat rows apart. Whether a model is so is not guessed but
+tried, on a toy graph: ``way`` compares tiles with a whole pass.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from graphscale.csr import Csr
+from graphscale.graph import Graph, take_rows
+from graphscale.kernels.sampling import sample_block
+from graphscale.nn.splice import last_input, spliced
+from graphscale.nn.stock import Feed, toy
+
+Allocate = Callable[[int, int, torch.dtype], Tensor]
+Way = Literal["bare", "degrees", "whole"]
+
+
+class _Reached(Exception):  # noqa: N818 - no error: the rest of the forward pass is not needed
+    pass
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Roots start:stop of a graph and their halo, as a square block."""
+
+    start: int
+    stop: int
+    n_id: Tensor  # [n] roots first
+    adj: Csr  # [n, n]
+    entry: Tensor  # [e] position of every entry in the graph
+
+    @property
+    def halo(self) -> Tensor:
+        """[n - roots] nodes past the roots."""
+        return self.n_id[self.stop - self.start :]
+
+
+def tile_of(adj: Csr, start: int, stop: int, place: Tensor, *, degrees: bool) -> Tile:
+    """The block of rows start:stop.
+
+    Args:
+        place: [N] int32 scratch of -1, left as it was found.
+        degrees: rows of the halo are as long and as heavy as in the graph (layers that divide by the
+            degree of an edge's source need it), though their columns mean nothing; else they are empty.
+    """
+    roots = torch.arange(start, stop)
+    n_id, indptr, indices, entry = (
+        torch.from_numpy(a)
+        for a in sample_block(adj.indptr.numpy(), adj.indices.numpy(), roots.numpy(), (-1,), 0, place.numpy())
+    )
+    halo = n_id[roots.numel() :]
+    if degrees and halo.numel():
+        more, ptr = adj.entries_of(halo)
+        local = torch.repeat_interleave(torch.arange(roots.numel(), n_id.numel()), ptr.diff())
+        # A loop stays a loop: layers that add loops count those that are there.
+        column = torch.where(adj.indices[more] == n_id[local], local, 0).to(indices.dtype)
+        indptr = torch.cat([indptr[: roots.numel()], (ptr + indices.numel()).to(indptr.dtype)])
+        indices, entry = torch.cat([indices, column]), torch.cat([entry, more])
+    values = None if adj.values is None else adj.values[entry]
+    return Tile(start, stop, n_id, Csr(indptr, indices, values, n_id.numel()), entry)
+
+
+def tiles(adj: Csr, *, rows: int, entries: int, degrees: bool) -> Iterator[Tile]:
+    """All rows in turn, as many at a time as keep a tile within ``rows`` roots and ``entries`` entries.
+
+    A single row may exceed ``entries``: it cannot be divided.
+    """
+    place = torch.full((adj.num_rows,), -1, dtype=torch.int32)
+    start, size = 0, rows
+    while start < adj.num_rows:
+        stop = min(adj.num_rows, start + size)
+        inside = int(adj.indptr[stop] - adj.indptr[start])
+        if stop - start > 1 and inside > entries:
+            size = (stop - start) // 2
+            continue
+        tile = tile_of(adj, start, stop, place, degrees=degrees)
+        if stop - start > 1 and tile.adj.num_entries > entries:
+            size = (stop - start) // 2
+            continue
+        yield tile
+        start, size = stop, min(rows, 2 * size)
+
+
+def way(model: nn.Module, feed: Feed, graph: Graph) -> Way:
+    """How a model's outputs may be computed: in bare tiles, in tiles with degrees, or only all at once."""
+    x, adj, attr = toy(model, graph, 24, 70)
+    small = _toy_graph(graph, x, adj, attr)
+    with torch.no_grad():
+        expected = feed(model, x, adj, attr)
+    for degrees in (False, True):
+        try:
+            logits, _ = in_tiles(model, feed, small, device=x.device, rows=7, entries=10**6, degrees=degrees)
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            continue
+        if torch.allclose(logits.to(expected), expected, rtol=1e-4, atol=1e-5):
+            return "degrees" if degrees else "bare"
+    return "whole"
+
+
+def _toy_graph(graph: Graph, x: Tensor, adj: Csr, attr: Tensor | None) -> Graph:
+    nodes = adj.num_rows
+    return Graph(
+        adj=adj.to(torch.device("cpu")),
+        x=x.cpu(),
+        y=torch.zeros(nodes, dtype=torch.int64),
+        masks={},
+        num_classes=graph.num_classes,
+        part_ptr=torch.tensor([0, nodes]),
+        node_id=torch.arange(nodes),
+        edge_attr=None if attr is None else attr.cpu(),
+    )
+
+
+def _in_memory(rows: int, cols: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(rows, cols, dtype=dtype)
+
+
+@torch.no_grad()
+def in_tiles(
+    model: nn.Module,
+    feed: Feed,
+    graph: Graph,
+    *,
+    device: torch.device,
+    rows: int = 1 << 16,
+    entries: int = 1 << 20,
+    degrees: bool = True,
+    allocate: Allocate = _in_memory,
+) -> tuple[Tensor, Tensor | None]:
+    """(logits [N, C], input of the last layer that sends messages [N, H], if any) of a model in evaluation mode.
+
+    Args:
+        device: where tiles are computed; tables and results lie in what ``allocate`` gives.
+        rows: roots a tile, at most.
+        entries: entries a tile, at most.
+        degrees: see ``tile_of``.
+        allocate: makes a [rows, cols] tensor, such as one in a file.
+    """
+    sweep = _Sweep(model, feed, graph, device, allocate)
+    for depth in itertools.count():
+        for tile in tiles(graph.adj, rows=rows, entries=entries, degrees=degrees):
+            sweep.run(tile, depth)
+        if sweep.logits is not None:
+            return sweep.logits, sweep.hidden
+    raise AssertionError("a forward pass has finitely many propagations")
+
+
+class _Sweep:
+    """Passes of tiles through a model, and the tables between them."""
+
+    def __init__(self, model: nn.Module, feed: Feed, graph: Graph, device: torch.device, allocate: Allocate) -> None:
+        self.model, self.feed, self.graph, self.device, self.allocate = model, feed, graph, device, allocate
+        self.tables: dict[int, Tensor] = {}  # number of a propagation -> [N, d] what it exactly gives
+        self.logits: Tensor | None = None
+        self.hidden: Tensor | None = None
+
+    def run(self, tile: Tile, depth: int) -> None:
+        """A tile's forward pass up to propagation ``depth``, the first whose table is not yet complete."""
+        roots = tile.stop - tile.start
+
+        def visit(number: int, out: Tensor) -> Tensor:
+            if out.shape[0] != tile.n_id.numel():
+                raise ValueError("a propagation has other rows than the block")
+            if number == depth:
+                self.tables[number] = self._filled(self.tables.get(number), tile, out)
+                raise _Reached
+            rows = self.tables[number][tile.halo].to(out).view(-1, *out.shape[1:])
+            return torch.cat([out[:roots], rows])
+
+        graph, device = self.graph, self.device
+        x = take_rows(graph.x, tile.n_id)
+        assert x is not None
+        attr = None if graph.edge_attr is None else graph.edge_attr[tile.entry].to(device)
+        with spliced(self.model, visit), last_input(self.model) as last:
+            try:
+                logits = self.feed(self.model, x.to(device), tile.adj.to(device), attr)
+            except _Reached:
+                return
+        self.logits = self._filled(self.logits, tile, logits)
+        if last:
+            self.hidden = self._filled(self.hidden, tile, last[-1])
+
+    def _filled(self, table: Tensor | None, tile: Tile, values: Tensor) -> Tensor:
+        """The table with the tile's roots written, made where there is none yet."""
+        flat = values[: tile.stop - tile.start].flatten(1)
+        if table is None:
+            table = self.allocate(self.graph.num_nodes, flat.shape[1], flat.dtype)
+        table[tile.start : tile.stop] = flat.cpu()
+        return table
