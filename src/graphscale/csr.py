@@ -58,7 +58,8 @@ class Csr:
         return torch.repeat_interleave(torch.arange(self.num_rows, device=self.device), self.indptr.diff().long())
 
     @cached_property
-    def _transposed(self) -> tuple[Csr, Tensor]:
+    def transposed(self) -> tuple[Csr, Tensor]:
+        """The transpose, and [entries] the place here of every entry there."""
         if self.device.type == "cpu":
             arrays = transpose_entries(self.indptr.numpy(), self.indices.numpy(), self.num_cols)
             indptr, indices, entry = (torch.from_numpy(a) for a in arrays)
@@ -73,15 +74,15 @@ class Csr:
     @property
     def t(self) -> Csr:
         """The transpose: the matrix itself where it is symmetric."""
-        return self if self.symmetric else self._transposed[0]
+        return self if self.symmetric else self.transposed[0]
 
     def with_values(self, values: Tensor | None) -> Csr:
         """The same pattern with other values; a transpose already computed is reordered, not redone."""
         new = replace(self, values=values, symmetric=self.symmetric and values is None)
-        if "_transposed" in self.__dict__ or not new.symmetric:
-            transposed, entry = self._transposed
+        if "transposed" in self.__dict__ or not new.symmetric:
+            transposed, entry = self.transposed
             moved = None if values is None else values[entry]
-            new.__dict__["_transposed"] = (replace(transposed, values=moved), entry)
+            new.__dict__["transposed"] = (replace(transposed, values=moved), entry)
         return new
 
     def degree(self) -> Tensor:
@@ -147,7 +148,7 @@ class Csr:
         """Whether the matrix equals its transpose, values included."""
         if self.num_rows != self.num_cols:
             return False
-        other = self._transposed[0]
+        other = self.transposed[0]
         same = torch.equal(self.indptr, other.indptr) and torch.equal(self.indices, other.indices)
         if not same or self.values is None or other.values is None:
             return same

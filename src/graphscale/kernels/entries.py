@@ -1,0 +1,265 @@
+"""Functions of the entries of a sparse matrix: attention and its parts, differentiable to any order.
+
+| function     | shapes                              | derivative is made of       |
+|--------------|-------------------------------------|-----------------------------|
+| weighted_sum | [E, H], [C, H, D] -> [R, H, D]      | weighted_sum, dot           |
+| dot          | [R, H, D], [C, H, D] -> [E, H]      | weighted_sum                |
+| of_rows      | [R, H] -> [E, H]                    | row_sum                     |
+| of_columns   | [C, H] -> [E, H]                    | column_sum                  |
+| row_sum      | [E, H] -> [R, H]                    | of_rows                     |
+| column_sum   | [E, H] -> [C, H]                    | of_columns                  |
+| softmax      | [E, H] -> [E, H], over every row    | row_sum, of_rows            |
+| maximum      | [C, D] -> [R, D]                    | itself, with the choice kept|
+
+Every backward pass is made of functions of this table, which is what makes a second derivative come out
+right. R rows, C columns, E entries of the matrix, H heads, D numbers a head. On a CPU the loops are
+compiled (``kernels.loops``) and computed in float32 or float64, whatever the input; elsewhere they are
+torch's gathers and scatters.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import torch
+from torch import Tensor
+
+from graphscale.csr import Csr
+from graphscale.kernels import loops
+
+_MOST_THREADS = numba.get_num_threads()
+
+
+def weighted_sum(adj: Csr, values: Tensor, x: Tensor) -> Tensor:
+    """[R, H, D]: for every row the sum of its columns' x [C, H, D], weighted by values [E, H]."""
+    out: Tensor = _WeightedSum.apply(values, x, adj)  # type: ignore[no-untyped-call]
+    return out
+
+
+def dot(adj: Csr, a: Tensor, b: Tensor) -> Tensor:
+    """[E, H]: for every entry the product of a [R, H, D] at its row and b [C, H, D] at its column."""
+    out: Tensor = _Dot.apply(a, b, adj)  # type: ignore[no-untyped-call]
+    return out
+
+
+def of_rows(adj: Csr, values: Tensor) -> Tensor:
+    """[E, H]: what values [R, H] says of every entry's row."""
+    out: Tensor = _OfRows.apply(values, adj)  # type: ignore[no-untyped-call]
+    return out
+
+
+def of_columns(adj: Csr, values: Tensor) -> Tensor:
+    """[E, H]: what values [C, H] says of every entry's column."""
+    out: Tensor = _OfColumns.apply(values, adj)  # type: ignore[no-untyped-call]
+    return out
+
+
+def row_sum(adj: Csr, values: Tensor) -> Tensor:
+    """[R, H]: sums of values [E, H] over every row's entries."""
+    out: Tensor = _RowSum.apply(values, adj)  # type: ignore[no-untyped-call]
+    return out
+
+
+def column_sum(adj: Csr, values: Tensor) -> Tensor:
+    """[C, H]: sums of values [E, H] over every column's entries."""
+    out: Tensor = _ColumnSum.apply(values, adj)  # type: ignore[no-untyped-call]
+    return out
+
+
+def softmax(adj: Csr, scores: Tensor) -> Tensor:
+    """[E, H]: softmax of scores [E, H] over the entries of every row."""
+    out: Tensor = _Softmax.apply(scores, adj)  # type: ignore[no-untyped-call]
+    return out
+
+
+def maximum(adj: Csr, x: Tensor) -> Tensor:
+    """[R, D]: the largest of every row's columns of x [C, D], 0 for a row without entries.
+
+    Between equal ones the first column is chosen, and alone gets the gradient.
+    """
+    out: Tensor = _Maximum.apply(x, adj)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _looped(loop: Any, *tensors: Tensor) -> None:
+    """Run a compiled loop over contiguous tensors on the CPU, with as many threads as torch has."""
+    numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))
+    loop(*(tensor.detach().numpy() for tensor in tensors))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """What the loops take: contiguous float32 or float64."""
+    return (x if x.dtype == torch.float64 else x.float()).contiguous()
+
+
+class _WeightedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, x: Tensor, adj: Csr) -> Tensor:
+        ctx.adj = adj
+        ctx.save_for_backward(values, x)
+        if x.device.type != "cpu":
+            out = x.new_zeros(adj.num_rows, *x.shape[1:])
+            return out.index_add_(0, adj.row_of, values[:, :, None] * x[adj.indices])
+        wide = _wide(x)
+        out = wide.new_empty(adj.num_rows, *x.shape[1:])
+        _looped(loops.weighted_sum, adj.indptr, adj.indices, _wide(values).to(wide.dtype), wide, out)
+        return out.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        values, x = ctx.saved_tensors
+        transposed, entry = ctx.adj.transposed
+        to_values = dot(ctx.adj, grad, x).to(values.dtype) if ctx.needs_input_grad[0] else None
+        to_x = weighted_sum(transposed, values[entry], grad) if ctx.needs_input_grad[1] else None
+        return to_values, to_x, None
+
+
+class _Dot(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, adj: Csr) -> Tensor:
+        ctx.adj = adj
+        ctx.save_for_backward(a, b)
+        if a.device.type != "cpu":
+            return (a[adj.row_of] * b[adj.indices]).sum(2)
+        wide = _wide(a)
+        out = wide.new_empty(adj.num_entries, a.shape[1])
+        _looped(loops.dot, adj.indptr, adj.indices, wide, _wide(b).to(wide.dtype), out)
+        return out.to(a.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        a, b = ctx.saved_tensors
+        transposed, entry = ctx.adj.transposed
+        to_a = weighted_sum(ctx.adj, grad, b) if ctx.needs_input_grad[0] else None
+        to_b = weighted_sum(transposed, grad[entry], a) if ctx.needs_input_grad[1] else None
+        return to_a, to_b, None
+
+
+class _OfRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, adj: Csr) -> Tensor:
+        ctx.adj = adj
+        return values[adj.row_of]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return row_sum(ctx.adj, grad), None
+
+
+class _OfColumns(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, adj: Csr) -> Tensor:
+        ctx.adj = adj
+        return values[adj.indices]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return column_sum(ctx.adj, grad), None
+
+
+class _RowSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, adj: Csr) -> Tensor:
+        ctx.adj = adj
+        if values.device.type != "cpu":
+            return values.new_zeros(adj.num_rows, values.shape[1]).index_add_(0, adj.row_of, values)
+        return _sums(adj.indptr, torch.empty(0, dtype=torch.int64), values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return of_rows(ctx.adj, grad), None
+
+
+class _ColumnSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, adj: Csr) -> Tensor:
+        ctx.adj = adj
+        if values.device.type != "cpu":
+            return values.new_zeros(adj.num_cols, values.shape[1]).index_add_(0, adj.indices.long(), values)
+        transposed, entry = adj.transposed
+        return _sums(transposed.indptr, entry, values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return of_columns(ctx.adj, grad), None
+
+
+def _sums(indptr: Tensor, order: Tensor, values: Tensor) -> Tensor:
+    wide = _wide(values)
+    out = wide.new_empty(indptr.numel() - 1, values.shape[1])
+    _looped(loops.row_sum, indptr, order, wide, out)
+    return out.to(values.dtype)
+
+
+class _Softmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, adj: Csr) -> Tensor:
+        if scores.device.type == "cpu":
+            wide = _wide(scores)
+            share = torch.empty_like(wide)
+            _looped(loops.softmax, adj.indptr, wide, share)
+            share = share.to(scores.dtype)
+        else:
+            top = scores.new_full((adj.num_rows, scores.shape[1]), -torch.inf)
+            row = adj.row_of[:, None].expand_as(scores)
+            share = (scores - top.scatter_reduce_(0, row, scores, "amax")[adj.row_of]).exp()
+            share = share / torch.zeros_like(top).index_add_(0, adj.row_of, share)[adj.row_of]
+        ctx.adj = adj
+        ctx.save_for_backward(share)
+        return share
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (share,) = ctx.saved_tensors
+        weighted = share * grad
+        return weighted - share * of_rows(ctx.adj, row_sum(ctx.adj, weighted)), None
+
+
+class _Maximum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, adj: Csr) -> Tensor:
+        wide = _wide(x.cpu())  # no atomic maximum with its place on a GPU
+        host = adj.to(wide.device)
+        out = wide.new_empty(adj.num_rows, x.shape[1])
+        chosen = torch.empty(out.shape, dtype=adj.indices.dtype)
+        _looped(loops.maximum, host.indptr, host.indices, wide, out, chosen)
+        ctx.adj, ctx.chosen = host, chosen
+        return out.to(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _FromChosen.apply(grad, ctx.adj, ctx.chosen), None  # type: ignore[no-untyped-call]
+
+
+class _FromChosen(torch.autograd.Function):
+    """The gradient of a maximum: every row's number to the column that it chose."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, adj: Csr, chosen: Tensor) -> Tensor:
+        ctx.adj, ctx.chosen = adj, chosen
+        transposed, _ = adj.transposed
+        wide = _wide(grad.cpu())
+        out = wide.new_empty(adj.num_cols, grad.shape[1])
+        _looped(loops.from_chosen, transposed.indptr, transposed.indices, chosen, wide, out)
+        return out.to(grad)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Chosen.apply(grad, ctx.adj, ctx.chosen), None, None  # type: ignore[no-untyped-call]
+
+
+class _Chosen(torch.autograd.Function):
+    """What every row chose: linear, the transpose of ``_FromChosen``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, adj: Csr, chosen: Tensor) -> Tensor:
+        ctx.adj, ctx.chosen = adj, chosen
+        wide = _wide(x.cpu())
+        out = wide.new_empty(chosen.shape)
+        _looped(loops.pick, chosen, wide, out)
+        return out.to(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _FromChosen.apply(grad, ctx.adj, ctx.chosen), None, None  # type: ignore[no-untyped-call]
