@@ -10,7 +10,7 @@ import torch
 
 from graphscale.data.static import DATA_VARIABLE
 
-# The workplace may lay real data sets beside the checkout; elsewhere tests that need them skip.
+# Where ../shared/data is, tests of real data sets run; elsewhere they skip and say so.
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 if DATA_VARIABLE not in os.environ and _BESIDE.is_dir():
     os.environ[DATA_VARIABLE] = str(_BESIDE)

@@ -48,6 +48,15 @@ def test_a_batch_without_a_training_node_is_left_out():
     assert all(batch.count for batch in batches.epoch(0))
 
 
+def test_sparse_features_are_dense_in_a_batch(data):
+    sparse = data.clone()
+    sparse.x = (data.x * (data.x > 0)).to_sparse_csr()
+    batches = clusters(sparse, num_parts=3)
+    for batch in batches.epoch(0):
+        rows = batches.batches.graph.node_id[batch.n_id]
+        assert torch.equal(batch.x, data.x[rows].clamp(min=0))
+
+
 def test_edge_weights_reach_the_batch(data):
     weighted = data.clone()
     weighted.edge_weight = torch.rand(data.num_edges) + 0.5

@@ -457,6 +457,24 @@ def test_divergence_is_an_error_that_says_what_to_do(run):
     assert not Path("run/result.json").exists()
 
 
+def test_the_best_weights_of_a_diverged_run_are_kept(run, tmp_path, monkeypatch):
+    (tmp_path / "bursts.py").write_text(
+        textwrap.dedent("""
+            import torch
+            steps = []
+            class Model(torch.nn.Linear):
+                def forward(self, x, edge_index):
+                    steps.append(self.training)
+                    return super().forward(x) * (float("nan") if self.training and sum(steps) > 9 else 1.0)
+        """)
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code, _, err = run("train", "cluster_gcn", *TINY, "--model", "bursts:Model", "--out", "run")
+    assert code == 1
+    assert "training diverged in epoch 3: its loss is nan; the best weights are of epoch" in err
+    assert run("evaluate", "run")[0] == 0
+
+
 def test_more_clusters_a_batch_than_metis_filled(run):
     # METIS leaves parts empty where they would hold a node or two.
     code, _, err = run(

@@ -42,6 +42,8 @@ def here(tmp_path, monkeypatch) -> Path:
     write("no_labels.npz", y=None)
     write("weights.npz", edge_weight=np.ones(4))
     write("one_class.npz", y=np.zeros(N, dtype=np.int64))
+    write("billion.npz", y=np.where(np.arange(N) == 3, 10**9, np.arange(N) % 2))
+    write("splits.npz", train_mask=np.ones((N, 2), dtype=bool), val_mask=np.ones((N, 3), dtype=bool))
     write("negative.npz", edge_weight=-np.ones(90))
     write("edgeless.npz", edge_index=np.zeros((2, 0), dtype=np.int64))
     write("column.npz", y=(np.arange(N) % 2 + 0.5)[:, None])
@@ -96,6 +98,11 @@ MISTAKES = {
     "empty split": ((*TRAIN, "--data", "empty_split.npz"), "test split of empty_split has no labelled node"),
     "no labels": ((*TRAIN, "--data", "no_labels.npz"), "lacks y; it has"),
     "short weights": ((*TRAIN, "--data", "weights.npz"), "edge_weight of weights has 4 rows for 90 edges"),
+    "a class of a billion": ((*TRAIN, "--data", "billion.npz"), "names class 1000000000, and there are 30 nodes"),
+    "no name": ((*TRAIN, "--data", ""), "the name of the data is empty"),
+    "nothing planted": ((*TRAIN, "--data", "planted:"), "Write planted:10000"),
+    "infinite": ((*TRAIN, "--lr", "inf"), "--lr inf: it must be finite"),
+    "different numbers of splits": ((*TRAIN, "--data", "splits.npz"), "different numbers of splits: train 2, val 3"),
     "one class": ((*TRAIN, "--data", "one_class.npz"), "one_class.npz are of one class"),
     "fractions for classes": ((*TRAIN, "--data", "column.npz"), "y of column is torch.float64 .*classes are integers"),
     "negative weights": ((*TRAIN, "--data", "negative.npz"), "cluster_gcn divides by .* edge weights are negative"),

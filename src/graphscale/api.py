@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graphscale.batch import Batch
 from graphscale.batches.cluster import ClusterBatches
+from graphscale.csr import Csr
 from graphscale.data.static import from_pyg
 from graphscale.partitioning import Method, partition
 
@@ -20,7 +21,12 @@ class Clusters:
 
     def epoch(self, index: int) -> Iterator[Batch]:
         """The batches of epoch ``index`` that hold a training node: a mean over none would be NaN."""
-        return (batch for batch in self.batches.epoch(index) if batch.count > 0)
+        return (_dense(batch) for batch in self.batches.epoch(index) if batch.count > 0)
+
+
+def _dense(batch: Batch) -> Batch:
+    """PyG's layers take no ``Csr``: sparse features are dense a batch at a time."""
+    return replace(batch, x=batch.x.dense()) if isinstance(batch.x, Csr) else batch
 
 
 def clusters(

@@ -19,7 +19,7 @@ class Preset:
     expected: str
 
 
-RECIPES = {"cluster_gcn": "Cluster-GCN (KDD 2019): METIS clusters as batches; memory flat in depth and graph"}
+RECIPES = {"cluster_gcn": "Cluster-GCN (KDD 2019): METIS clusters as batches; memory by batch, not by graph"}
 
 DATA = {
     "digits": "built in: scikit-learn's 1,797 handwritten digits, joined to their 8 nearest; 10 classes",

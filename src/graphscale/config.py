@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
@@ -82,8 +83,8 @@ class TrainConfig:
         if _is_file(Path(self.data)):  # a run is evaluated from other folders too
             object.__setattr__(self, "data", str(Path(self.data).resolve()))
         positive = ("epochs", "seeds", "eval_every", "keep", "save_every", "save_seconds", "nproc", "lr")
-        self.demand(positive, lambda v: v > 0, "must be above 0")
-        self.demand(("patience", "threads", "clip"), lambda v: v > 0, "must be above 0")
+        self.demand((*positive, "patience", "threads", "clip"), lambda v: v > 0, "must be above 0")
+        self.demand(("lr", "clip", "weight_decay", "save_seconds"), lambda v: v < math.inf, "must be finite")
         self.demand(("seed", "split", "weight_decay", "prefetch"), lambda v: v >= 0, "cannot be negative")
 
     def demand(self, names: tuple[str, ...], holds: Any, what: str) -> None:
@@ -203,7 +204,7 @@ class NodeConfig(TrainConfig):
     layer_norm: bool = True
     """LayerNorm after every hidden layer; your own model keeps its own."""
     residual: bool = False
-    """Equation (8), cluster_gcn only: add a layer's input to its output where widths agree."""
+    """Equation (8), cluster_gcn only: add a hidden layer's input to its output, from the second layer on."""
     precompute: bool = False
     """cluster_gcn only: exact first layer, A'X over all training edges once instead of over the batch's."""
 

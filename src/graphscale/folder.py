@@ -117,10 +117,7 @@ class RunFolder:
         Args:
             state: what ``Log.state_dict`` gave on this rank.
         """
-        if log.best_epoch > self._best_saved:
-            best = {"epoch": log.best_epoch, "model": log.best_state, **run.keeps}
-            checkpoint.save(self.checkpoints / "best.pt", best)
-            self._best_saved = log.best_epoch
+        self.save_best(log, run)
         slots = [
             {"module": slot.module.state_dict(), "optimiser": slot.optimiser.state_dict()} for slot in run.sync.slots()
         ]
@@ -129,6 +126,13 @@ class RunFolder:
         checkpoint.save(self.checkpoints / f"epoch-{log.epochs:06d}.pt", whole)
         for old in sorted(self.checkpoints.glob("epoch-*.pt"))[: -self.keep]:
             old.unlink()
+
+    def save_best(self, log: Log, run: Run) -> None:
+        """The weights of the best epoch, where they are not yet saved."""
+        if log.best_epoch > self._best_saved:
+            best = {"epoch": log.best_epoch, "model": log.best_state, **run.keeps}
+            checkpoint.save(self.checkpoints / "best.pt", best)
+            self._best_saved = log.best_epoch
 
     def close(self) -> None:
         """Flush and close the files."""

@@ -176,6 +176,8 @@ def from_edges(
     """
     if y.dim() == 2 and y.shape[1] == 1:  # a column of classes, as many data sets have it
         y = y[:, 0].long() if torch.equal(y, y.round()) else y[:, 0]
+    if isinstance(x, Tensor) and x.dim() == 2 and x.shape[1] == 0:
+        x = None
     check_arrays(edge_index, num_nodes, x, y, masks, weight, edge_attr, name)
     notes: list[str] = []
     if edge_attr is not None and edge_attr.dim() == 1:
@@ -220,6 +222,8 @@ def described(
     if isolated:
         said.append(f"{isolated:,} nodes without incoming edges kept")
     classes = y.shape[1] if y.dim() == 2 else int(y.max()) + 1
+    if y.dim() == 1 and (occur := int(y[y >= 0].unique().numel())) < classes:
+        said.append(f"{occur:,} of the classes 0..{classes - 1} occur: the others are outputs that nothing teaches")
     labelled = torch.ones(adj.num_rows, dtype=torch.bool) if y.dim() == 2 else y >= 0
     unlabelled = sum(int((mask & ~labelled).sum()) for mask in masks.values())
     if unlabelled:

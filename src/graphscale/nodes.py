@@ -116,6 +116,10 @@ def model_of(
             layer_norm=config.layer_norm,
         )
         feed, notes = Feed.of(model, whole or graph, bf16=config.precision == "bf16")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError(
+            f"{config.model} has no trainable parameter: training would change nothing. Check its freezing."
+        )
     return model, feed, notes
 
 

@@ -98,6 +98,8 @@ def partition(
     """
     if method not in get_args(Method):
         raise InputError(f"no partitioner '{method}'. There are: {', '.join(get_args(Method))}.")
+    if seed < 0:
+        raise InputError(f"seed {seed}: seeds are 0, 1, ... Give another.")
     if not 1 <= num_parts <= graph.num_nodes:
         raise InputError(
             f"{num_parts} parts asked of {graph.num_nodes} nodes: every part needs a node."

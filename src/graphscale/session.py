@@ -12,7 +12,7 @@ import torch
 from graphscale import checkpoint, folder, probe
 from graphscale.config import Device, TrainConfig, plain
 from graphscale.console import Console
-from graphscale.errors import InputError
+from graphscale.errors import DivergenceError, InputError
 from graphscale.interrupt import Interrupted, Stop
 from graphscale.loop import Log, Record, fit
 from graphscale.places import place_of, stored
@@ -36,6 +36,10 @@ def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -
         Interrupted: on Ctrl-C, after a checkpoint.
     """
     module = recipe_of(recipe)
+    if not isinstance(config, module.Config):
+        raise InputError(
+            f"{type(config).__name__} is no configuration of {recipe}. Make one: graphscale.configure('{recipe}', ...)."
+        )
     demand_applied(recipe, config)
     with joined(config.device) as world:
         console = console if console is not None and world.leads else Console(quiet=True)
@@ -155,6 +159,10 @@ class _Session:
                 on_epoch=on_epoch,
             )
             save()
+        except DivergenceError:
+            if store is not None:
+                store.save_best(log, run)
+            raise
         finally:
             if store is not None:
                 store.close()
@@ -207,7 +215,7 @@ def _spread(results: list[dict[str, Any]]) -> dict[str, Any]:
     return spread
 
 
-def evaluate(path: Path, *, data: str | None = None, device: Device | None = None) -> dict[str, Any]:
+def evaluate(path: str | Path, *, data: str | None = None, device: Device | None = None) -> dict[str, Any]:
     """Exact scores of a run's best checkpoint, on its own data or on other data of the same features.
 
     Args:
@@ -219,6 +227,7 @@ def evaluate(path: Path, *, data: str | None = None, device: Device | None = Non
     Raises:
         InputError: where the run, its checkpoint or the data cannot be used.
     """
+    path = Path(path)
     recipe, config = stored(path)
     module = recipe_of(recipe)
     config = replace(config, data=data or config.data, device=device or config.device)

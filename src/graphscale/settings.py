@@ -46,7 +46,7 @@ def layers(recipe: str, *, data: str | None = None, preset: str | None = None, c
     )
     if chosen is None:
         return Layers(kind, from_file, ())
-    said = f"preset {chosen.name} ({chosen.expected}); flags win over it, --preset none leaves it out"
+    said = f"preset {chosen.name} (unchanged: {chosen.expected}); flags win over it, --preset none leaves it out"
     return Layers(kind, {**_settings(kind, chosen), **from_file}, (said,))
 
 

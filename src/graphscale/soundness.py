@@ -77,6 +77,11 @@ def check_labels(y: Tensor, masks: Mapping[str, Tensor], name: str) -> None:
         raise InputError(
             f"y of {name} has values {int(y.min())}..{int(y.max())}; classes are 0, 1, ... and -1 means unlabelled."
         )
+    if y.dim() == 1 and int(y.max()) >= max(2, y.numel()):
+        raise InputError(
+            f"y of {name} names class {int(y.max())}, and there are {y.numel()} nodes: a model would need an output for"
+            " every number up to it. Renumber the classes 0, 1, ..."
+        )
     if y.dim() == 2 and not bool(((y == 0) | (y == 1)).all()):
         raise InputError(f"y of {name} is [N, C], so every value must be 0 or 1. Encode the labels so.")
     if y.dim() > 2:

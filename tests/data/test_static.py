@@ -473,3 +473,24 @@ def test_real_data_without_labels_is_refused(data_dir, monkeypatch):
 def test_the_layout_in_the_docstring_is_the_one_that_is_read():
     for key in static._KEYS:
         assert key in static.__doc__
+
+
+def test_a_mask_of_one_split_serves_all(tmp_path):
+    # As in PyG's WikiCS: 20 splits of training and validation nodes, one of test nodes.
+    n, draw = 40, np.random.default_rng(0)
+    kind = draw.random((n, 3)).argsort(0) < 15
+    test = np.arange(n) >= 30
+    content = {
+        "edge_index": draw.integers(n, size=(2, 100)), "num_nodes": n, "y": np.arange(n) % 2,
+        "x": draw.random((n, 2)).astype(np.float32), "train_mask": kind & ~test[:, None],
+        "val_mask": ~kind & ~test[:, None], "test_mask": test,
+    }  # fmt: skip
+    np.savez(tmp_path / "wiki.npz", **content)
+    for split in range(3):
+        graph = static.load(tmp_path / "wiki.npz", split=split)
+        assert torch.equal(graph.masks["train"], torch.from_numpy(content["train_mask"][:, split]))
+        assert torch.equal(graph.masks["test"], torch.from_numpy(test))
+    with pytest.raises(InputError, match=r"split 3 asked, but wiki holds 3. Choose --split 0\.\.2"):
+        static.load(tmp_path / "wiki.npz", split=3)
+    whole = static.all_splits(str(tmp_path / "wiki.npz"))
+    assert {name: mask.shape for name, mask in whole.items()} == dict.fromkeys(("train", "val", "test"), (n, 3))

@@ -58,7 +58,7 @@ def test_sparse_features_reach_a_stock_model_as_a_dense_block():
     row, col = (graph.x > 0).nonzero().t()
     sparse, _ = from_entries(row, col, graph.x.shape, graph.x[graph.x > 0].float())
     model = make("gcn", graph).float()
-    feed, _ = Feed.of(model, graph)
+    feed, _ = Feed.of(model, dataclasses.replace(graph, x=sparse))
     torch.testing.assert_close(
         infer(model, feed, sparse, graph.adj, None), infer(model, feed, sparse.dense(), graph.adj, None)
     )
@@ -139,10 +139,10 @@ def test_a_layer_that_caches_edges_is_refused():
 @pytest.mark.parametrize("name", ["gcn", "sage", "gin"])
 def test_bf16_forward_and_backward(name):
     graph = random_graph()
+    graph = dataclasses.replace(graph, x=graph.x.float())
     model = make(name, graph).float()
     feed, _ = Feed.of(model, graph, bf16=True)
     batch = next(FullBatch(graph).epoch(0))
-    batch = dataclasses.replace(batch, x=batch.x.float())
     out = plain(model, feed, bf16=True)(dict(model.named_parameters()), batch).logits
     out.sum().backward()
     exact = plain(model, feed)(dict(model.named_parameters()), batch).logits

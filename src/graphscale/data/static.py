@@ -34,7 +34,7 @@ _NEEDED = ("edge_index", "num_nodes", "y", *_MASKS)
 _KEYS = (*_NEEDED, "x", *_SPARSE, "edge_weight", "edge_attr")
 
 
-def load(name: str, *, split: int = 0, undirected: bool = False, seed: int = 0) -> Graph:
+def load(name: str | Path, *, split: int = 0, undirected: bool = False, seed: int = 0) -> Graph:
     """A graph by name: a folder's graph, an ``.npz`` path, ``planted[:nodes]``, ``digits``, ``Class:Name``.
 
     Args:
@@ -47,6 +47,9 @@ def load(name: str, *, split: int = 0, undirected: bool = False, seed: int = 0) 
     Raises:
         InputError: where nothing of that name exists or what exists is not a sound graph.
     """
+    name = str(name)
+    if not name.strip(":"):
+        raise InputError("the name of the data is empty. Give a name, a path, or PyG's Class:Name (graphscale list).")
     path = _found(name)
     if path is not None and store.is_store(path):
         if undirected:
@@ -83,14 +86,13 @@ def all_splits(name: str) -> dict[str, Tensor] | None:
     if store.is_store(path):
         return store.splits(path)
     with np.load(path, allow_pickle=False) as archive:
-        masks = {split: torch.from_numpy(archive[f"{split}_mask"]) for split in SPLITS}
-    return masks if all(mask.dim() == 2 for mask in masks.values()) else None
+        return _all_of({split: torch.from_numpy(archive[f"{split}_mask"]) for split in SPLITS})
 
 
 def _pyg_splits(name: str) -> dict[str, Tensor] | None:
     data = _pyg_data(name)
     masks = {split: data.get(f"{split}_mask") for split in SPLITS}
-    return masks if all(mask is not None and mask.dim() == 2 for mask in masks.values()) else None
+    return None if any(mask is None for mask in masks.values()) else _all_of(masks)
 
 
 def _found(name: str) -> Path | None:
@@ -111,7 +113,7 @@ def _candidates(name: str, folder: str | None) -> list[Path]:
 
 
 def _planted_size(name: str) -> int:
-    size = name.partition(":")[2].replace("_", "") or "10000"
+    size = name.partition(":")[2].replace("_", "") if ":" in name else "10000"
     if not (size.isascii() and size.isdigit()) or int(size) < 100:
         raise InputError(f"'{name}' asks for no number of nodes from 100. Write planted:10000.")
     return int(size)
@@ -163,7 +165,7 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], name: str, split: int, undire
     elif "x" in arrays:
         x = torch.from_numpy(arrays["x"]).float()
     y = torch.from_numpy(arrays["y"])
-    masks = {key: _column(torch.from_numpy(arrays[f"{key}_mask"]), split, key, name) for key in SPLITS}
+    masks = _chosen({key: torch.from_numpy(arrays[f"{key}_mask"]) for key in SPLITS}, split, name)
     optional = {key: torch.from_numpy(arrays[key]).float() for key in ("edge_weight", "edge_attr") if key in arrays}
     return from_edges(
         torch.from_numpy(arrays["edge_index"]),
@@ -200,16 +202,27 @@ def _is_csr(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, rows: int
     return len(indices) == 0 or 0 <= indices.min() <= indices.max() < cols
 
 
-def _column(mask: Tensor, split: int, key: str, name: str) -> Tensor:
-    """One split of a mask that may hold several."""
-    splits = mask.shape[1] if mask.dim() == 2 else 1
-    if splits == 0:
-        raise InputError(f"the {key} mask of {name} is [N, 0]: it holds no split. Give [N] or [N, S] booleans.")
+def _chosen(masks: Mapping[str, Tensor], split: int, name: str) -> dict[str, Tensor]:
+    """One split [N] of masks that may hold several [N, S]; a mask [N] beside them belongs to every split."""
+    empty = [key for key, mask in masks.items() if mask.dim() == 2 and mask.shape[1] == 0]
+    if empty:
+        raise InputError(f"the {empty[0]} mask of {name} is [N, 0]: it holds no split. Give [N] or [N, S] booleans.")
+    sizes = {key: mask.shape[1] for key, mask in masks.items() if mask.dim() == 2}
+    if len(set(sizes.values())) > 1:
+        said = ", ".join(f"{key} {size}" for key, size in sizes.items())
+        raise InputError(f"the masks of {name} hold different numbers of splits: {said}. Give each the same, or one.")
+    splits = max(sizes.values(), default=1)
     if not 0 <= split < splits:
-        raise InputError(
-            f"split {split} asked, but the {key} mask of {name} holds {splits}. Choose --split 0..{splits - 1}."
-        )
-    return mask[:, split].contiguous() if mask.dim() == 2 else mask
+        raise InputError(f"split {split} asked, but {name} holds {splits}. Choose --split 0..{splits - 1}.")
+    return {key: mask[:, split].contiguous() if mask.dim() == 2 else mask for key, mask in masks.items()}
+
+
+def _all_of(masks: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Masks [N, S] of every split; None where there is one only."""
+    splits = max((mask.shape[1] for mask in masks.values() if mask.dim() == 2), default=1)
+    if splits == 1:
+        return None
+    return {key: mask if mask.dim() == 2 else mask[:, None].expand(-1, splits) for key, mask in masks.items()}
 
 
 def read_pyg(name: str, *, split: int = 0, undirected: bool = False) -> Graph:
@@ -297,7 +310,7 @@ def from_pyg(
         int(data.num_nodes) if x is not None or "num_nodes" in data else y.shape[0],
         x=x.float() if isinstance(x, Tensor) else x,
         y=y,
-        masks={s: _column(data[f"{s}_mask"], split, s, name) for s in splits},
+        masks=_chosen({s: data[f"{s}_mask"] for s in splits}, split, name),
         weight=None if weight is None else weight.float(),
         edge_attr=None if attr is None else attr.float(),
         undirected=undirected,

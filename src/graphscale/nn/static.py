@@ -33,7 +33,8 @@ class ClusterGCN(nn.Module):
         diag_lambda: lambda of equation (11); used by ``norm="diag"``.
         concat: Z = [A'X || X] instead of A'X.
         layer_norm: LayerNorm after each linear layer but the last.
-        residual: equation (8), + X where widths agree.
+        residual: equation (8), + X, from the second layer on: the first one's input is of another kind (features,
+            sparse or precomputed), whatever its width.
         precomputed: the input is already Z of the first layer (section 6.2: AX over all edges).
     """
 
@@ -121,8 +122,10 @@ class ClusterGCN(nn.Module):
         if i == len(self.linears) - 1:
             return h
         h = F.relu(self.norms[i](h))
-        fits = self.residual and isinstance(x, Tensor) and x.shape == h.shape
-        return h + x if fits else h  # type: ignore[operator]
+        if not self.residual or i == 0:
+            return h
+        assert isinstance(x, Tensor)
+        return h + x
 
     @torch.no_grad()
     def infer(self, x: Tensor | Csr, adj: Csr, *, tile: int = 65536) -> Tensor:

@@ -12,16 +12,18 @@ import copy
 import importlib
 import inspect
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from graphscale.csr import Csr, from_entries
-from graphscale.errors import InputError
+from graphscale.errors import InputError, first_sentence
 from graphscale.graph import Graph
 
 with warnings.catch_warnings():
@@ -96,9 +98,10 @@ def _custom(name: str, in_dim: int, out_dim: int) -> nn.Module:
         sys.path.insert(0, "")  # the user's module usually lies in the working directory
     try:
         make = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # the module is the user's: whatever it raises is theirs to mend
         raise InputError(
-            f"cannot load the model {name}: {error}. Give module:callable, the module being importable from here."
+            f"cannot load the model {name}: {_told(error)}."
+            " Give module:callable, the module being importable from here."
         ) from error
     try:
         inspect.signature(make).bind(in_dim, out_dim)
@@ -106,12 +109,22 @@ def _custom(name: str, in_dim: int, out_dim: int) -> nn.Module:
         raise InputError(
             f"{name} cannot be called: {error}. Give a callable that takes (in_channels, out_channels)."
         ) from error
-    model = make(in_dim, out_dim)
+    try:
+        model = make(in_dim, out_dim)
+    except Exception as error:
+        raise InputError(f"{name}({in_dim}, {out_dim}) failed: {_told(error)}. Mend the callable.") from error
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{name}({in_dim}, {out_dim}) returned {type(model).__name__}, not a torch.nn.Module. Return the model."
         )
     return model
+
+
+def _told(error: Exception) -> str:
+    """An error of the user's own code in a line: kind, words, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {first_sentence(error)}{where}"
 
 
 @dataclass(frozen=True)
@@ -147,6 +160,10 @@ class Feed:
         if graph.edge_attr is not None and not attr:
             notes.append("the model takes no edge_attr: edge attributes are not used")
         plain = Feed(adj_t=False, weight=weight, attr=attr)
+        if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+            x, adj, edge_attr = toy(model, graph, 9, 30)
+            with torch.no_grad():
+                plain(model, x, adj, edge_attr)  # layers that learn their widths from data do so before training
         reference = _trial(model, plain, graph)
         fused = [bool(getattr(m, "fuse", False)) for m in model.modules() if hasattr(m, "propagate")]
         if attr or bf16 or not fused or not all(fused):
@@ -190,10 +207,14 @@ def toy(model: nn.Module, graph: Graph, num_nodes: int, num_edges: int) -> tuple
     values = torch.rand(edges.shape[1], generator=draw) + 0.5 if graph.adj.values is not None else None
     adj, _ = from_entries(edges[0], edges[1], (num_nodes, num_nodes), values)
     first = next(iter(model.parameters()), torch.zeros(()))
-    x = torch.rand(num_nodes, graph.num_features, generator=draw).to(first)
+    # In the type of the real features: a model of another type must fail here, not in training.
+    like = graph.x.values if isinstance(graph.x, Csr) else graph.x
+    kind = torch.float32 if like is None else like.dtype
+    x = torch.rand(num_nodes, graph.num_features, generator=draw).to(first.device, kind)
     attr = None
     if graph.edge_attr is not None:
-        attr = torch.rand(adj.num_entries, graph.edge_attr.shape[1], generator=draw).to(first)
+        attr = torch.rand(adj.num_entries, graph.edge_attr.shape[1], generator=draw)
+        attr = attr.to(first.device, graph.edge_attr.dtype)
     return x, adj.to(first.device), attr
 
 
@@ -205,10 +226,12 @@ def _trial(model: nn.Module, feed: Feed, graph: Graph, num_nodes: int = 9) -> Te
     try:
         with torch.no_grad():
             logits = feed(trial, x, adj, attr)
-    except (TypeError, RuntimeError, ValueError, IndexError, AssertionError) as error:
+    except NotImplementedError:
+        raise  # the layer does not take this view of the edges
+    except Exception as error:
         raise InputError(
             f"{type(model).__name__} failed on a toy graph of {num_nodes} nodes and {graph.num_features} features:"
-            f" {error}. Its forward must take (x, edge_index) and handle any number of nodes."
+            f" {_told(error)}. Its forward must take (x, edge_index) and handle any number of nodes."
         ) from error
     if not isinstance(logits, Tensor) or logits.shape != (num_nodes, graph.num_classes):
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
