@@ -284,6 +284,7 @@ SAMPLES = {
     "save_every": 9, "json": True, "model": "gcn", "hidden": 16, "layers": 5, "dropout": 0.75, "heads": 2,
     "batches": "full", "num_parts": 12, "parts_per_batch": 3, "partitioner": "random", "setting": "inductive",
     "norm": "row+I", "diag_lambda": 0.5, "concat": False, "layer_norm": False, "residual": True, "precompute": True,
+    "accelerate": False,
 }  # fmt: skip
 
 

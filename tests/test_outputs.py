@@ -75,7 +75,7 @@ def test_the_module_comes_back_and_its_embeddings_are_those_written(runs, tmp_pa
             *_, hidden, logits = module.layers(graph.x, graph.adj)
             assert torch.equal(module.infer(graph.x, graph.adj), logits)
         else:
-            logits = Feed(adj_t=False, weight=False, attr=False)(module, graph.x, graph.adj, None)
+            logits = Feed("edge_index", weight=False, attr=False)(module, graph.x, graph.adj, None)
             hidden = None
     predicted = torch.tensor(rows["predicted"].to_pylist())
     assert torch.equal(predicted, logits.argmax(1))

@@ -203,6 +203,8 @@ class NodeConfig(TrainConfig):
     """Concatenate the node's own features in cluster_gcn: [A'X || X] W."""
     layer_norm: bool = True
     """LayerNorm after every hidden layer; your own model keeps its own."""
+    accelerate: bool = True
+    """Run the layers of PyG models on the kernels of the house, where a trial gives the same values."""
     residual: bool = False
     """Equation (8), cluster_gcn only: add a hidden layer's input to its output, from the second layer on."""
     precompute: bool = False

@@ -27,7 +27,7 @@ class Csr:
     """
 
     indptr: Tensor  # [rows + 1]
-    indices: Tensor  # [entries] column of every entry, sorted within a row
+    indices: Tensor  # [entries] column of every entry; sorted within a row in what is read or stored
     values: Tensor | None  # [entries]
     num_cols: int
     symmetric: bool = False
@@ -115,6 +115,17 @@ class Csr:
     def without_loops(self) -> Csr:
         """The same square matrix without its diagonal."""
         return self.select(self.row_of != self.indices) if self.has_loops() else self
+
+    def with_diagonal(self) -> Csr:
+        """The pattern of the same square matrix with exactly one entry a row on the diagonal, the row's last."""
+        rest = replace(self, values=None).without_loops()
+        row, count = rest.row_of, torch.arange(rest.num_rows + 1, device=self.device)
+        place = torch.arange(rest.num_entries, device=self.device) + row
+        indices = rest.indices.new_empty(rest.num_entries + rest.num_rows)
+        diagonal = torch.ones_like(indices, dtype=torch.bool)
+        diagonal[place] = False
+        indices[place], indices[diagonal] = rest.indices, count[:-1].to(indices.dtype)
+        return Csr(rest.indptr + count.to(rest.indptr.dtype), indices, None, self.num_cols, rest.symmetric)
 
     def has_loops(self) -> bool:
         """Whether an entry lies on the diagonal."""

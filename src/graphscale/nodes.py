@@ -115,7 +115,7 @@ def model_of(
             heads=config.heads,
             layer_norm=config.layer_norm,
         )
-        feed, notes = Feed.of(model, whole or graph, bf16=config.precision == "bf16")
+        feed, notes = Feed.of(model, whole or graph, bf16=config.precision == "bf16", faster=config.accelerate)
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError(
             f"{config.model} has no trainable parameter: training would change nothing. Check its freezing."

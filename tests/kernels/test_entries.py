@@ -96,6 +96,10 @@ FUNCTIONS = {
         (random(adj.num_entries, H), random(adj.num_cols, H, D)),
     ),
     "dot": lambda adj: (lambda a, b: entries.dot(adj, a, b), (random(adj.num_rows, H, D), random(adj.num_cols, H, D))),
+    "additive": lambda adj: (
+        lambda a, b, att: entries.additive(adj, a, b, att, 0.2),
+        (random(adj.num_rows, H, D), random(adj.num_cols, H, D, seed=1), random(H, D, seed=2)),
+    ),
     "of_rows": lambda adj: (lambda v: entries.of_rows(adj, v).sin(), (random(adj.num_rows, H),)),
     "of_columns": lambda adj: (lambda v: entries.of_columns(adj, v).sin(), (random(adj.num_cols, H),)),
     "row_sum": lambda adj: (lambda v: entries.row_sum(adj, v).sin(), (random(adj.num_entries, H),)),

@@ -140,7 +140,7 @@ def test_tiles_stay_within_their_bounds():
 
 def test_hooks_do_not_stay():
     graph, model, _ = made("gcn")
-    feed = Feed(adj_t=False, weight=False, attr=False)
+    feed = Feed("edge_index", weight=False, attr=False)
     before, _ = whole(model, feed, graph)
     with spliced(model, lambda number, out: out * 0):
         pass

@@ -8,6 +8,7 @@
 | of_columns   | [C, H] -> [E, H]                    | column_sum                  |
 | row_sum      | [E, H] -> [R, H]                    | of_rows                     |
 | column_sum   | [E, H] -> [C, H]                    | of_columns                  |
+| additive     | [R, H, D], [C, H, D] -> [E, H]      | itself; gathers the 2nd time|
 | softmax      | [E, H] -> [E, H], over every row    | row_sum, of_rows            |
 | maximum      | [C, D] -> [R, D]                    | itself, with the choice kept|
 
@@ -22,7 +23,9 @@ from __future__ import annotations
 from typing import Any
 
 import numba
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from graphscale.csr import Csr
@@ -40,6 +43,16 @@ def weighted_sum(adj: Csr, values: Tensor, x: Tensor) -> Tensor:
 def dot(adj: Csr, a: Tensor, b: Tensor) -> Tensor:
     """[E, H]: for every entry the product of a [R, H, D] at its row and b [C, H, D] at its column."""
     out: Tensor = _Dot.apply(a, b, adj)  # type: ignore[no-untyped-call]
+    return out
+
+
+def additive(adj: Csr, a: Tensor, b: Tensor, att: Tensor, slope: float) -> Tensor:
+    """[E, H]: <att [H, D], leaky_relu(a [R, H, D] at its row + b [C, H, D] at its column)> for every entry.
+
+    The scores of GATv2 (Brody et al., ICLR 2022, equation (7)); [E, H, D] is never made, unless a second
+    derivative is asked for.
+    """
+    out: Tensor = _Additive.apply(a, b, att, adj, slope)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -82,10 +95,10 @@ def maximum(adj: Csr, x: Tensor) -> Tensor:
     return out
 
 
-def _looped(loop: Any, *tensors: Tensor) -> None:
+def _looped(loop: Any, *arguments: Any) -> None:
     """Run a compiled loop over contiguous tensors on the CPU, with as many threads as torch has."""
     numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))
-    loop(*(tensor.detach().numpy() for tensor in tensors))
+    loop(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -134,6 +147,54 @@ class _Dot(torch.autograd.Function):
         to_a = weighted_sum(ctx.adj, grad, b) if ctx.needs_input_grad[0] else None
         to_b = weighted_sum(transposed, grad[entry], a) if ctx.needs_input_grad[1] else None
         return to_a, to_b, None
+
+
+class _Additive(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, att: Tensor, adj: Csr, slope: float) -> Tensor:
+        ctx.adj, ctx.slope = adj, slope
+        ctx.save_for_backward(a, b, att)
+        if a.device.type != "cpu":
+            return _additive_gathered(adj, a, b, att, slope)
+        wide = _wide(a)
+        others = (_wide(t).to(wide.dtype) for t in (b, att))
+        out = wide.new_empty(adj.num_entries, a.shape[1])
+        _looped(loops.additive, adj.indptr, adj.indices, wide, *others, _number(slope, wide), out)
+        return out.to(a.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, att = ctx.saved_tensors
+        if torch.is_grad_enabled() or a.device.type != "cpu":  # to be differentiated again: through plain gathers
+            with torch.enable_grad():
+                out = _additive_gathered(ctx.adj, a, b, att, ctx.slope)
+                found = torch.autograd.grad(out, (a, b, att), grad, create_graph=torch.is_grad_enabled())
+            return (*found, None, None)
+        transposed, entry = ctx.adj.transposed
+        g, straight = _wide(grad), torch.empty(0, dtype=torch.int64)
+        to_a, to_att = _additive_back(ctx.adj, straight, g, a, b, att, ctx.slope)
+        to_b, _ = _additive_back(transposed, entry, g, b, a, att, ctx.slope)
+        return to_a.to(a.dtype), to_b.to(b.dtype), to_att.sum(0).to(att.dtype), None, None
+
+
+def _additive_gathered(adj: Csr, a: Tensor, b: Tensor, att: Tensor, slope: float) -> Tensor:
+    z = a[adj.row_of] + b[adj.indices.long()]  # [E, H, D]
+    return (F.leaky_relu(z, slope) * att).sum(2)
+
+
+def _additive_back(
+    adj: Csr, order: Tensor, grad: Tensor, a: Tensor, b: Tensor, att: Tensor, slope: float
+) -> tuple[Tensor, Tensor]:
+    a, b, att = (_wide(t).to(grad.dtype) for t in (a, b, att))
+    to_a, to_att = torch.empty_like(a), torch.empty_like(a)
+    arrays = (adj.indptr, adj.indices, order, grad, a, b, att, _number(slope, a), to_a, to_att)
+    _looped(loops.additive_back, *arrays)
+    return to_a, to_att
+
+
+def _number(value: float, like: Tensor) -> Any:
+    """In the type of the loop: a wider one would widen every product."""
+    return np.float64(value) if like.dtype == torch.float64 else np.float32(value)
 
 
 class _OfRows(torch.autograd.Function):

@@ -73,6 +73,49 @@ def softmax(indptr: Array, scores: Array, out: Array) -> None:
                 out[e, h] /= total
 
 
+@njit(parallel=True, nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"})
+def additive(
+    indptr: Array, indices: Array, a: Array, b: Array, att: Array, slope: float, out: Array
+) -> None:  # fmt: skip
+    """out[e, h] = <att[h], leaky(a[row of e, h] + b[column of e, h])>."""
+    heads, dim = a.shape[1], a.shape[2]
+    for r in prange(len(indptr) - 1):
+        for e in range(indptr[r], indptr[r + 1]):
+            c = indices[e]
+            for h in range(heads):
+                total = a.dtype.type(0)
+                for d in range(dim):
+                    z = a[r, h, d] + b[c, h, d]
+                    total += att[h, d] * (z if z > 0 else slope * z)
+                out[e, h] = total
+
+
+@njit(parallel=True, nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"})
+def additive_back(
+    indptr: Array, indices: Array, order: Array, grad: Array, a: Array, b: Array, att: Array, slope: float,
+    to_a: Array, to_att: Array,
+) -> None:  # fmt: skip
+    """Gradients of ``additive`` to a [R, H, D], and to att before its sum over rows [R, H, D].
+
+    ``order`` is the place of every entry in ``grad``, empty for the identity; the gradient to b is that to a
+    of the transpose.
+    """
+    straight = len(order) == 0
+    heads, dim = a.shape[1], a.shape[2]
+    for r in prange(len(indptr) - 1):
+        to_a[r] = 0
+        to_att[r] = 0
+        for e in range(indptr[r], indptr[r + 1]):
+            c, place = indices[e], e if straight else order[e]
+            for h in range(heads):
+                g = grad[place, h]
+                for d in range(dim):
+                    z = a[r, h, d] + b[c, h, d]
+                    bend = a.dtype.type(1) if z > 0 else slope
+                    to_a[r, h, d] += g * att[h, d] * bend
+                    to_att[r, h, d] += g * bend * z
+
+
 @njit(parallel=True, nogil=True, cache=True)
 def maximum(indptr: Array, indices: Array, x: Array, out: Array, chosen: Array) -> None:
     """out[r, d] = the largest x[c, d] over the columns c of row r, chosen[r, d] = that c (the first of equals).

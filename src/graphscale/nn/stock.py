@@ -1,9 +1,10 @@
 """Anybody's PyG model, unedited: built by name or by the user's callable, and fed what its forward takes.
 
-A PyG layer aggregates through a sparse product only when it is given ``adj_t`` as a
-``torch.sparse_csr_tensor``, and is several times faster so. Not every layer gives the same answer
-on both views (GCNConv counts stored self loops twice on ``adj_t``; SAGEConv multiplies by values
-that it would not take as ``edge_weight``), so a trial on a toy graph decides, once, before training.
+A model sees a block's edges in one of three views. ``block``: its layers are made fast (``nn.fast``) and
+find the CSR in the ``edge_index`` that they are given. ``adj_t``: PyG's own sparse products, from a
+``torch.sparse_csr_tensor``. ``edge_index``: what every model takes. Not every layer gives the same
+answer on all (GCNConv counts stored self loops twice on ``adj_t``; SAGEConv multiplies there by values
+that it would not take as ``edge_weight``), so trials on a toy graph decide, once, before training.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,14 @@ from torch import Tensor, nn
 from graphscale.csr import Csr, from_entries
 from graphscale.errors import InputError, first_sentence
 from graphscale.graph import Graph
+from graphscale.nn.lazy import BlockEdges
 
 with warnings.catch_warnings():
     # torch says once a process that CSR tensors are in beta; it is said here, where nobody reads it.
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([]), torch.tensor([]), (1, 1))
 
+View = Literal["edge_index", "adj_t", "block"]
 STOCK = ("gcn", "sage", "gat", "gin", "pna")
 
 
@@ -131,17 +134,18 @@ def _told(error: Exception) -> str:
 class Feed:
     """How a model is called: which view of the block, and which edge values it takes."""
 
-    adj_t: bool
+    view: View
     weight: bool
     attr: bool
 
     @staticmethod
-    def of(model: nn.Module, graph: Graph, *, bf16: bool = False) -> tuple[Feed, list[str]]:
+    def of(model: nn.Module, graph: Graph, *, bf16: bool = False, faster: bool = True) -> tuple[Feed, list[str]]:
         """Look at the model's forward, try it on a toy graph, and say what it leaves unused.
 
         Args:
             graph: the whole graph, on which the model is scored too.
             bf16: torch's sparse products on a CPU take no bfloat16, so ``adj_t`` is not given.
+            faster: make the model's layers fast, where they give the same values and gradients.
 
         Raises:
             InputError: where the model cannot be called or gives logits of another width.
@@ -159,16 +163,18 @@ class Feed:
             notes.append("the model takes no edge_weight: edge weights are not used")
         if graph.edge_attr is not None and not attr:
             notes.append("the model takes no edge_attr: edge attributes are not used")
-        plain = Feed(adj_t=False, weight=weight, attr=attr)
+        plain = Feed("edge_index", weight, attr)
         if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
             x, adj, edge_attr = toy(model, graph, 9, 30)
             with torch.no_grad():
                 plain(model, x, adj, edge_attr)  # layers that learn their widths from data do so before training
         reference = _trial(model, plain, graph)
+        if faster and not attr and _accelerated(model, plain, graph):
+            return replace(plain, view="block"), notes
         fused = [bool(getattr(m, "fuse", False)) for m in model.modules() if hasattr(m, "propagate")]
         if attr or bf16 or not fused or not all(fused):
             return plain, notes
-        sparse = Feed(adj_t=True, weight=weight, attr=attr)
+        sparse = replace(plain, view="adj_t")
         try:
             same = torch.allclose(_trial(model, sparse, graph), reference, rtol=1e-4, atol=1e-5)
         except (InputError, NotImplementedError):  # the layer takes no adj_t after all: edge_index serves it
@@ -181,8 +187,13 @@ class Feed:
         keywords: dict[str, Tensor] = {}
         if self.attr and edge_attr is not None:
             keywords["edge_attr"] = edge_attr
-        if self.adj_t:
+        if self.view == "adj_t":
             return cast(Tensor, model(dense, self._sparse(adj, dense.dtype), **keywords))
+        if self.view == "block":
+            edges = BlockEdges.of(adj, dense.dtype, weighted=self.weight)
+            if edges.weight is not None:
+                keywords["edge_weight"] = edges.weight
+            return cast(Tensor, model(dense, edges, **keywords))
         if self.weight and adj.values is not None:
             keywords["edge_weight"] = adj.values.to(dense.dtype)
         return cast(Tensor, model(dense, torch.stack([adj.indices.long(), adj.row_of]), **keywords))
@@ -191,6 +202,30 @@ class Feed:
         ones = torch.ones(adj.num_entries, dtype=dtype, device=adj.device)
         values = adj.values.to(dtype) if self.weight and adj.values is not None else ones
         return torch.sparse_csr_tensor(adj.indptr.long(), adj.indices.long(), values, adj.shape, check_invariants=False)
+
+
+def _accelerated(model: nn.Module, plain: Feed, graph: Graph) -> bool:
+    """Make the model's layers fast, unless on a toy graph values or gradients are others than before."""
+    from graphscale.nn.fast import accelerate, accelerated, restore
+
+    before = _gradients(model, plain, graph)
+    if not accelerated(accelerate(model)):
+        return False
+    after = _gradients(model, replace(plain, view="block"), graph)
+    if all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(before, after, strict=True)):
+        return True
+    restore(model)
+    return False
+
+
+def _gradients(model: nn.Module, feed: Feed, graph: Graph) -> list[Tensor]:
+    """Logits in evaluation mode on a toy graph, and the gradients of the mean of their squares."""
+    trial = copy.deepcopy(model).eval()
+    x, adj, attr = toy(model, graph, 30, 120)
+    logits = feed(trial, x.requires_grad_(), adj, attr)
+    parameters = [x, *(p for p in trial.parameters() if p.requires_grad)]
+    found = torch.autograd.grad(logits.square().mean(), parameters, allow_unused=True)
+    return [logits.detach(), *(torch.zeros(()) if g is None else g for g in found)]
 
 
 def _supports(model: nn.Module, what: str) -> bool:

@@ -1,0 +1,52 @@
+"""What the fast layers share."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from graphscale.nn.lazy import BlockEdges
+
+
+class Fast:
+    """Mixed into a PyG layer: its class is exchanged, so it has no state of its own."""
+
+    stock: ClassVar[Any]  # PyG's class
+
+    @classmethod
+    def fits(cls, module: Any) -> bool:
+        """Whether a layer's settings are those that the fast forward pass handles."""
+        return bool(module.flow == "source_to_target" and not getattr(module, "cached", False))
+
+    def at_hand(self, edges: Any) -> bool:
+        """Whether the block is ours; one whose edges are to be explained goes PyG's way."""
+        return isinstance(edges, BlockEdges) and not getattr(self, "explain", False)
+
+    def sent(self, edges: BlockEdges, out: Tensor) -> Tensor:
+        """What a neighbourhood gave, after PyG's hooks on propagations (``nn.splice``) have had it.
+
+        It may stand before or after the layer's linear map: either way each row is a node's.
+        """
+        for hook in self._propagate_forward_hooks.values():  # type: ignore[attr-defined]
+            changed = hook(self, (edges, None, {}), out)
+            out = out if changed is None else changed
+        return out
+
+
+def narrow(x: Tensor) -> Tensor:
+    """X in the type that a product under autocast would give it: sums read half the bytes then."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype == torch.float32:
+        return x.to(torch.get_autocast_dtype(device))
+    return x
+
+
+def sum_first(x: Tensor, linear: Any) -> bool:
+    """Whether summing x over neighbours costs less than summing its product with the weights.
+
+    A sum's backward pass costs as much as the sum, and is not needed where x has no gradient.
+    """
+    passes = 2 if x.requires_grad or not torch.is_grad_enabled() else 1
+    return bool(passes * x.shape[1] < 2 * linear.weight.shape[0])
