@@ -1,0 +1,239 @@
+"""Cluster-GCN's speed beside PyG's, in one process, in turn: one aggregation, and an epoch of clusters.
+
+    python benchmarks/cluster_gcn.py [--nodes N] [--degree D] [--only TABLE] [--repeats R]
+
+Ours and the peers see the same graph in the same order, the same parts, the same model with the same
+weights and the same float type; losses are checked to agree before anything is timed. Writes
+benchmarks/results/cluster_gcn_speed_DATE.md (of a whole study) and ends with a JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from study import machine
+from torch import Tensor
+from torch_geometric.loader import ClusterData, ClusterLoader
+from torch_geometric.nn import GCN
+
+from graphscale import probe
+from graphscale.batches.ahead import ahead
+from graphscale.batches.cluster import ClusterBatches
+from graphscale.csr import Csr
+from graphscale.data.static import to_pyg
+from graphscale.data.synthetic import planted
+from graphscale.graph import Graph
+from graphscale.kernels.aggregate import aggregate
+from graphscale.nn.fast import accelerate
+from graphscale.nn.lazy import BlockEdges
+from graphscale.partitioning import partition
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+WIDTH, PARTS, PER_BATCH = 128, 100, 10
+Row = dict[str, Any]
+
+
+def in_turn(works: dict[str, Callable[[], Any]], repeats: int, slow: tuple[str, ...] = ()) -> dict[str, float]:
+    """Median seconds of every work, one after the other in every round, warm-up apart; slow ones in 3 rounds."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for round_ in range(repeats + 1):
+        for name, work in works.items():
+            if name in slow and round_ > 3:
+                continue
+            began = time.perf_counter()
+            work()
+            if round_:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def row(work: str, ours: float, peer: float, peer_name: str) -> Row:
+    """A row of the closing line: a ratio above 1 says how many times faster ours is."""
+    return {"work": work, "ours": round(ours, 4), "peer": round(peer, 4), "peer_name": peer_name, "unit": "s",
+            "ratio": round(peer / ours, 2)}  # fmt: skip
+
+
+def copy_rate(megabytes: int = 512) -> float:
+    """Bytes a second that a copy reads and writes."""
+    source = torch.ones(megabytes << 18)
+    target = torch.empty_like(source)
+    seconds = in_turn({"copy": lambda: target.copy_(source)}, 5)["copy"]
+    return 2 * source.numel() * 4 / seconds
+
+
+def gather_scatter(edge_index: Tensor, x: Tensor) -> Tensor:
+    """What ``MessagePassing`` does by default: a row an edge is gathered, and scattered to its target."""
+    source, target = edge_index
+    out = x.new_zeros(x.shape)
+    return out.scatter_add_(0, target[:, None].expand(-1, x.shape[1]), x.index_select(0, source))
+
+
+def aggregation(graph: Graph, repeats: int) -> tuple[list[Row], list[str]]:
+    """One sum over neighbours, forward and backward, nodes in cluster order."""
+    adj = graph.adj
+    x = torch.randn(graph.num_nodes, WIDTH, requires_grad=True)
+    grad = torch.randn_like(x)
+    edge_index = torch.stack([adj.indices.long(), adj.row_of])
+    csr = torch.sparse_csr_tensor(adj.indptr.long(), adj.indices.long(), torch.ones(adj.num_entries), adj.shape)
+    narrow, narrow_grad = x.detach().bfloat16().requires_grad_(), grad.bfloat16()
+
+    def both(forward: Callable[[Tensor], Tensor], x: Tensor = x, grad: Tensor = grad) -> Tensor:
+        x.grad = None
+        forward(x).backward(grad)
+        assert x.grad is not None
+        return x.grad
+
+    works = {
+        "ours": lambda: both(lambda v: aggregate(adj, v)),
+        "ours, bf16": lambda: both(lambda v: aggregate(adj, v), narrow, narrow_grad),
+        "torch sparse CSR": lambda: both(lambda v: csr @ v),
+        "PyG, gather and scatter": lambda: both(lambda v: gather_scatter(edge_index, v)),
+    }
+    expected = works["PyG, gather and scatter"]()
+    for name in ("ours", "torch sparse CSR"):
+        torch.testing.assert_close(works[name](), expected, rtol=1e-4, atol=1e-3)
+    seconds = in_turn(works, repeats, slow=("PyG, gather and scatter",))
+    moved = 2 * (adj.num_entries + graph.num_nodes) * WIDTH * 4  # rows read and sums written, both ways
+    rate, most = moved / seconds["ours"], copy_rate()
+    work = f"aggregation forward + backward, {graph.num_nodes:,} nodes, {adj.num_entries:,} entries, {WIDTH} floats"
+    rows = [row(work, seconds["ours"], seconds[peer], peer) for peer in works if not peer.startswith("ours")]
+    rows.append(row(f"{work}, bf16", seconds["ours, bf16"], seconds["torch sparse CSR"], "torch sparse CSR, fp32"))
+    said = [f"Aggregation reads and writes {rate / 1e9:.1f} GB/s where a copy moves {most / 1e9:.1f} GB/s: rows of a"
+            " cluster are read from the cache."]  # fmt: skip
+    return rows, said
+
+
+class Parted(ClusterData):
+    """PyG's clusters from given parts: its wheel from PyPI cannot call METIS."""
+
+    def __init__(self, data: Any, part: Tensor) -> None:
+        self.given = part
+        super().__init__(data, int(part.max()) + 1, log=False)
+
+    def _metis(self, edge_index: Tensor, num_nodes: int) -> Tensor:
+        return self.given
+
+
+def sparse(adj: Csr) -> Tensor:
+    """PyG's best view of a block, values inside."""
+    values = torch.ones(adj.num_entries)
+    return torch.sparse_csr_tensor(adj.indptr.long(), adj.indices.long(), values, adj.shape, check_invariants=False)
+
+
+def epochs(graph: Graph, repeats: int) -> tuple[list[Row], list[str]]:
+    """An epoch of a 3-layer, 256-wide GCN by clusters, sampling to the last step."""
+    torch.manual_seed(0)
+    stock = GCN(graph.num_features, 256, 3, graph.num_classes)
+    fast = accelerate(copy.deepcopy(stock))
+    ours = ClusterBatches(graph, PER_BATCH, seed=0)
+    data = to_pyg(graph)
+    part = torch.repeat_interleave(torch.arange(graph.num_parts), graph.part_ptr.diff())
+    loader = ClusterLoader(Parted(data, part), batch_size=PER_BATCH, shuffle=True)
+
+    def train(model: torch.nn.Module, batches: Any, view: Callable[[Any], Any], bf16: bool = False) -> float:
+        """Mean loss over the training nodes of an epoch."""
+        optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+        total, count = 0.0, 0
+        for batch in batches():
+            optimiser.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                out = model(batch.x, view(batch))
+            loss = F.cross_entropy(out[batch.train_mask].float(), batch.y[batch.train_mask])
+            loss.backward()
+            optimiser.step()
+            held = int(batch.train_mask.sum())
+            total, count = total + float(loss.detach()) * held, count + held
+        return total / count
+
+    def fresh(model: torch.nn.Module, *arguments: Any, **keywords: Any) -> Callable[[], float]:
+        return lambda: train(copy.deepcopy(model), *arguments, **keywords)
+
+    def ordered() -> Any:
+        return ahead(ours.epoch(0), 2)
+
+    def block(batch: Any) -> BlockEdges:
+        return BlockEdges.of(batch.adj, torch.float32, weighted=False)
+
+    works = {
+        "ours": fresh(fast, ordered, block),
+        "ours, bf16": fresh(fast, ordered, block, bf16=True),
+        "PyG, ClusterLoader, adj_t": fresh(stock, lambda: loader, lambda b: sparse_of(b.edge_index, b.num_nodes)),
+        "PyG on our batches, adj_t": fresh(stock, ordered, lambda b: sparse(b.adj)),
+        "PyG, ClusterLoader, edge_index": fresh(stock, lambda: loader, lambda b: b.edge_index),
+    }
+    # The same batches give the same loss, whichever way they are computed.
+    exact = fresh(stock, ordered, lambda b: b.edge_index)()
+    for name in ("ours", "PyG on our batches, adj_t"):
+        assert abs(works[name]() - exact) < 1e-3 * exact, name
+    assert abs(works["ours, bf16"]() - exact) < 3e-2 * exact
+    seconds = in_turn(works, repeats, slow=("PyG, ClusterLoader, edge_index",))
+    work = f"epoch of a 3-layer, 256-wide GCN, {graph.num_nodes:,} nodes, {graph.num_entries:,} entries"
+    peers = [name for name in works if not name.startswith("ours")]
+    rows = [row(f"{work}, fp32", seconds["ours"], seconds[peer], peer) for peer in peers]
+    rows += [row(f"{work}, bf16", seconds["ours, bf16"], seconds[peer], f"{peer}, fp32") for peer in peers]
+    batch = next(iter(ours.epoch(0)))
+    return rows, [f"A batch: {batch.num_nodes:,} nodes, {batch.adj.num_entries:,} entries; {len(ours)} an epoch."]
+
+
+def sparse_of(edge_index: Tensor, num_nodes: int) -> Tensor:
+    """The same view from a loader's edges."""
+    from torch_geometric.utils import to_torch_csr_tensor
+
+    return to_torch_csr_tensor(edge_index.flip(0), size=(num_nodes, num_nodes))
+
+
+TABLES = {"aggregation": aggregation, "epochs": epochs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nodes", type=int, default=300_000)
+    parser.add_argument("--degree", type=float, default=30.0)
+    parser.add_argument("--only", choices=list(TABLES))
+    parser.add_argument("--repeats", type=int, default=7)
+    asked = parser.parse_args()
+    graph = planted(asked.nodes, degree=asked.degree, num_features=WIDTH)
+    graph = partition(graph, PARTS).apply(graph)
+    rows: list[Row] = []
+    lines = [
+        f"# Cluster-GCN: speed, {date.today()}",
+        "",
+        f"Machine: {machine()}, {torch.get_num_threads()} threads. Versions: {json.dumps(probe.versions())}. Commit:"
+        f" {probe.commit()}.",
+        f"Command: `python benchmarks/cluster_gcn.py`. Medians of {asked.repeats} rounds in turn (3 of the slowest),"
+        " warm-up apart; ratios in one run.",
+    ]
+    for name in [asked.only] if asked.only else list(TABLES):
+        found, said = TABLES[name](graph, asked.repeats)
+        rows += found
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            *said,
+            "",
+            "| work | ours, s | peer | peer, s | ratio |",
+            "|---|---|---|---|---|",
+        ]
+        for r in found:
+            lines.append(f"| {r['work']} | {r['ours']:.3f} | {r['peer_name']} | {r['peer']:.3f} | {r['ratio']:.1f} |")
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if not asked.only and asked.nodes == 300_000:
+        (Path(__file__).parent / "results" / f"cluster_gcn_speed_{date.today()}.md").write_text(text, encoding="utf-8")
+    print(json.dumps({"benchmark": "cluster_gcn_speed", "machine": machine(), "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
