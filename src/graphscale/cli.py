@@ -199,6 +199,7 @@ def _dispatch(argv: Sequence[str]) -> int:
         "train": train,
         "evaluate": evaluate,
         "prepare": tools.prepare,
+        "generate": tools.generate,
         "info": tools.info,
         "predict": tools.predict,
         "export": tools.export,

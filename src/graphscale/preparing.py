@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from graphscale import probe, store
 from graphscale.data import edges, static
+from graphscale.data.generated import Like, generated
 from graphscale.errors import InputError
 from graphscale.graph import Graph
 from graphscale.partitioning import Method, Partition, partition
@@ -62,6 +64,25 @@ def prepare(
     with TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.rows.") as work:
         graph = edges.read(path, Path(work), features=features, labels=labels, undirected=undirected)
         return finish(graph, None)
+
+
+def generate(
+    like: Like, to: Path, num_parts: int, *, partitioner: Method = "stream", overwrite: bool = False
+) -> Partition:
+    """Make a store of a generated graph at ``to`` and return its clusters.
+
+    Raises:
+        InputError: where the number of parts or the place cannot be used.
+    """
+    if to.exists() and not (overwrite and store.is_store(to)):
+        raise InputError(f"{to} is in use. Give another --to, or --overwrite to replace a store.")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.rows.") as work:
+        graph = generated(like, Path(work))
+        cut = partition(graph, num_parts, method=partitioner, seed=like.seed)
+        made = {"source": "generated", **asdict(like), "partitioner": partitioner, "versions": probe.versions()}
+        store.write(graph, cut, to, made=made, overwrite=overwrite)
+    return cut
 
 
 def info(path: Path, *, verify: bool = False) -> dict[str, Any]:

@@ -56,6 +56,42 @@ def prepare(
     return 0
 
 
+def generate(
+    kind: Annotated[Literal["amazon2m-like"], tyro.conf.Positional],
+    /,
+    to: Path,
+    num_parts: int = 15_000,
+    nodes: int = 2_449_029,
+    edges: int = 61_859_140,
+    features: int = 100,
+    classes: int = 47,
+    partitioner: Literal["metis", "stream", "random"] = "stream",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> int:
+    """Make a store of a generated graph: communities, power-law degrees, noisy features; any size.
+
+    Args:
+        kind: amazon2m-like has the sizes of Amazon2M unless others are given.
+        to: folder of the store.
+        num_parts: clusters.
+        nodes: nodes.
+        edges: undirected edges; twice as many entries are stored.
+        features: numbers a node.
+        classes: classes.
+        partitioner: metis; stream (memory proportional to nodes, not edges); or random.
+        seed: of the graph and of the clusters.
+        overwrite: replace a store that lies in --to.
+    """
+    from graphscale import preparing
+    from graphscale.data.generated import Like
+
+    like = Like(nodes=nodes, edges=edges, features=features, classes=classes, seed=seed)
+    cut = preparing.generate(like, to, num_parts, partitioner=partitioner, overwrite=overwrite)
+    print(f"{to}: {_clusters(cut.describe())}")
+    return 0
+
+
 def info(store: Annotated[Path, tyro.conf.Positional], /, verify: bool = False, json: bool = False) -> int:
     """Say what a store holds.
 

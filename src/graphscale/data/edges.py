@@ -25,16 +25,13 @@ import pyarrow.parquet as pa_parquet
 import torch
 from torch import Tensor
 
-from graphscale.csr import Csr, index_dtype
+from graphscale.data.compress import Chunk, compress
 from graphscale.errors import InputError
 from graphscale.graph import SPLITS, Graph, described
-from graphscale.kernels.external import looks_symmetric, place_entries, sort_and_merge
 from graphscale.mapped import mapped
 
 SUFFIXES = (".parquet", ".csv", ".npy")
 _ROWS = 1 << 20  # edges a chunk
-
-Chunk = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def read(
             if undirected:
                 yield u, v, None
 
-    adj, merged = _compress(entries, rows, weighted, work)
+    adj, merged = compress(entries, rows, weighted, work)
     notes = [f"{merged:,} duplicate entries merged"] if merged else []
     graph = described(adj, x=nodes.x, y=nodes.y, masks=nodes.masks, notes=notes)
     return graph if nodes.ids is None else replace(graph, node_id=torch.from_numpy(nodes.ids))
@@ -254,30 +251,3 @@ def _renamer(ids: np.ndarray | None, count: int, name: str) -> Callable[[np.ndar
         return at
 
     return rename
-
-
-def _compress(entries: Callable[[], Iterator[Chunk]], count: int, weighted: bool, work: Path) -> tuple[Csr, int]:
-    """Counting sort by row through files in ``work``; returns the matrix and how many duplicates merged."""
-    degree = np.zeros(count, dtype=np.int64)
-    for row, _, _ in entries():
-        degree += np.bincount(row, minlength=count)
-    total = int(degree.sum())
-    dtype = torch.empty(0, dtype=index_dtype(count, total)).numpy().dtype
-    indptr = np.zeros(count + 1, dtype=np.int64)
-    np.cumsum(degree, out=indptr[1:])
-    indices = np.memmap(work / "indices", dtype=dtype, mode="w+", shape=(total,))
-    none = np.empty(0, dtype=np.float32)
-    values = np.memmap(work / "values", dtype=np.float32, mode="w+", shape=(total,)) if weighted else none
-    cursor = indptr[:-1].copy()
-    for row, col, weight in entries():
-        place_entries(row, col, none if weight is None else weight, cursor, indices, values)
-    left = int(sort_and_merge(indptr, indices, values))
-    symmetric = looks_symmetric(indptr, indices[:left], values[:left])
-    adj = Csr(
-        torch.from_numpy(indptr.astype(dtype)),
-        torch.from_numpy(np.asarray(indices[:left])),
-        torch.from_numpy(np.asarray(values[:left])) if weighted else None,
-        count,
-        symmetric,
-    )
-    return adj, total - left
