@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import tomllib
@@ -28,52 +29,58 @@ def sync() -> Replicas:
     return Replicas(model, torch.optim.Adam(model.parameters()), lambda params, batch: None)
 
 
+@pytest.fixture
+def lock():
+    with contextlib.closing(folder.Lock()) as held:
+        yield held
+
+
 # claim
 
 
-def test_claim_makes_a_folder_with_its_parents(tmp_path):
-    folder.claim(tmp_path / "a" / "b", overwrite=False)
+def test_claim_makes_a_folder_with_its_parents(tmp_path, lock):
+    folder.claim(tmp_path / "a" / "b", lock, overwrite=False)
     assert (tmp_path / "a" / "b").is_dir()
-    folder.claim(tmp_path / "a" / "b", overwrite=False)  # empty still: free
+    folder.claim(tmp_path / "a" / "b", lock, overwrite=False)  # empty still: free
 
 
-def test_claim_replaces_a_run_only_when_asked(tmp_path):
+def test_claim_replaces_a_run_only_when_asked(tmp_path, lock):
     (tmp_path / "config.toml").write_text('recipe = "cluster_gcn"\n')
     (tmp_path / "deep").mkdir()
     with pytest.raises(InputError, match=r"in use.*--overwrite"):
-        folder.claim(tmp_path, overwrite=False)
+        folder.claim(tmp_path, lock, overwrite=False)
     assert (tmp_path / "deep").exists()
-    folder.claim(tmp_path, overwrite=True)
-    assert list(tmp_path.iterdir()) == []
+    folder.claim(tmp_path, lock, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("content", [None, "", "title = 'a site'", "recipe = ", "\x00"])
-def test_claim_never_deletes_another_folder(tmp_path, content):
+def test_claim_never_deletes_another_folder(tmp_path, content, lock):
     (tmp_path / "work.txt").write_text("mine")
     if content is not None:
         (tmp_path / "config.toml").write_text(content)
     for overwrite in (False, True):
         with pytest.raises(InputError, match=r"in use|not a run's folder"):
-            folder.claim(tmp_path, overwrite=overwrite)
+            folder.claim(tmp_path, lock, overwrite=overwrite)
     assert (tmp_path / "work.txt").read_text() == "mine"
 
 
-def test_claim_refuses_files_and_impossible_places(tmp_path):
+def test_claim_refuses_files_and_impossible_places(tmp_path, lock):
     (tmp_path / "file").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(InputError, match="file"):
-            folder.claim(tmp_path / "file", overwrite=overwrite)
+            folder.claim(tmp_path / "file", lock, overwrite=overwrite)
     with pytest.raises(InputError, match=r"cannot be made .*Give another --out"):
-        folder.claim(tmp_path / "file" / "below", overwrite=False)
+        folder.claim(tmp_path / "file" / "below", lock, overwrite=False)
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_claim_does_not_delete_through_a_link(tmp_path):
+def test_claim_does_not_delete_through_a_link(tmp_path, lock):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text('recipe = "cluster_gcn"\n')
     (tmp_path / "link").symlink_to(tmp_path / "run")
     with pytest.raises(InputError):
-        folder.claim(tmp_path / "link", overwrite=True)
+        folder.claim(tmp_path / "link", lock, overwrite=True)
     assert (tmp_path / "run" / "config.toml").exists()
 
 
@@ -129,6 +136,33 @@ def test_a_line_and_events_for_every_epoch(tmp_path):
     assert events["accuracy/test"] == [(2, 0.125)]
     assert events["logloss/test"] == [(2, 2.5)]
     assert [step for step, _ in events["seconds/epoch"]] == [1, 2]
+
+
+def test_what_was_written_after_the_checkpoint_is_forgotten(tmp_path):
+    store = folder.RunFolder(tmp_path, keep=1)
+    for epoch in range(1, 5):
+        store.record(Record(epoch, 1 / epoch, 0.1))
+    store.close()
+    store = folder.RunFolder(tmp_path, keep=1, epochs=2)  # goes on after a checkpoint of two epochs
+    store.record(Record(3, 0.125, 0.1))
+    store.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["loss"]) for line in lines] == [(1, 1.0), (2, 0.5), (3, 0.125)]
+    steps = events_of(tmp_path)["loss/train"]
+    assert [step for step, _ in steps] == [1, 2, 3]
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path):
+    folder.write_config(tmp_path / "config.toml", "cluster_gcn", {})
+    first, second = folder.Lock(), folder.Lock()
+    first.take(tmp_path)
+    for attempt in (lambda: second.take(tmp_path), lambda: folder.claim(tmp_path, second, overwrite=True)):
+        with pytest.raises(InputError, match=f"another process is training in {tmp_path}. Wait for it"):
+            attempt()
+    assert (tmp_path / "config.toml").is_file()
+    first.close()
+    second.take(tmp_path)
+    second.close()
 
 
 def run_of(sync, **keeps):

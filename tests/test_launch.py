@@ -153,3 +153,35 @@ def test_alone_the_world_is_one(alone):
         assert world == World(0, 1)
         assert world.share({"a": 1}) == {"a": 1}
         assert world.totals(1.5, 2) == (1.5, 2)
+
+
+def test_ranks_end_with_their_launcher_and_the_run_resumes(tmp_path, alone):
+    process = subprocess.Popen(
+        [*TRAIN, "--epochs", "100000", "--save-every", "2", "--out", "run"], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while time.monotonic() < deadline and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.1)
+    ranks = [pid for pid in children(process.pid) if rank_of(pid) is not None]
+    assert len(ranks) == 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() and state_of(pid) != "Z" for pid in ranks):
+        assert time.monotonic() < deadline, "a rank outlives its launcher"
+        time.sleep(0.1)
+    done = len(metrics.read_text().splitlines())
+    resume = [sys.executable, "-m", "graphscale", "train", "cluster_gcn", "--resume", "--out", "run"]
+    # The number of processes is the run's: it need not be said again.
+    resumed = subprocess.run([*resume, "--epochs", str(done + 2)], cwd=tmp_path, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    epochs = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
+    assert epochs == list(range(1, done + 3))
+
+
+def state_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "Z"

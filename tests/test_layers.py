@@ -17,7 +17,7 @@ LAYERS = tuple(
     objectives sync metrics checkpoint
     run loop evaluation nodes testing
     recipes
-    folder console prediction launch interrupt settings places session outputs preparing api tools cli __main__
+    folder console prediction launch orphan interrupt settings places session outputs preparing api tools cli __main__
     """.strip().splitlines()
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

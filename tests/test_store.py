@@ -186,3 +186,24 @@ def test_arrays_are_mapped_not_read(tmp_path):
         (line,) = [x for x in maps.read_text().splitlines() if x.endswith(str(path / "x.npy"))]
         assert line.split()[1] == "r--s"
     assert opened.x.shape == (500, 32)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m.update(symmetric=not m["symmetric"]),
+        lambda m: m.update(classes=70),
+        lambda m: m["arrays"].pop("x"),
+        lambda m: m.update(partition={}),
+        lambda m: m["arrays"].update(x="foo"),
+        lambda m: m.pop("seal"),
+    ],
+)
+def test_an_edited_manifest_is_refused(tmp_path, edit):
+    _, path = stored(tmp_path, random_graph())
+    manifest = json.loads((path / "manifest.json").read_text())
+    edit(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    for look in (store.read, store.verify, store.manifest_of):
+        with pytest.raises(InputError, match="manifest of .* is damaged|no readable store"):
+            look(path)

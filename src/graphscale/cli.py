@@ -82,10 +82,12 @@ def evaluate(
 
 
 def _train(recipe: str, config: TrainConfig, notes: list[str], argv: Sequence[str]) -> int:
-    from graphscale import console, folder, session, world
+    from graphscale import console, folder, orphan, session, world
 
     if config.nproc > 1 and world.launched() is None:
         return _launch(recipe, config, argv)
+    if world.launched() is not None:
+        orphan.end_with_launcher()
     screen = console.Console(quiet=world.launched() is not None and not world.leading())
     for note in notes:
         screen.say(note)
@@ -101,7 +103,7 @@ def _launch(recipe: str, config: TrainConfig, argv: Sequence[str]) -> int:
     from graphscale.launch import launch
     from graphscale.places import place_of
 
-    out = place_of(recipe, config)
+    out = place_of(recipe, config, config.nproc)
     place = [] if config.out is not None else ["--out", str(out)]
     again = f"What was saved is in {out}: graphscale train {recipe} --resume --out {out} --nproc {config.nproc}"
     return launch(config.nproc, ["train", recipe, *argv, *place], advice=again)
@@ -160,7 +162,10 @@ def _resumed(recipe: str, out: str | None, argv: Sequence[str], prog: str) -> Tr
     known, kept = stored(place)
     if known != recipe:
         raise InputError(f"{place} holds a run of {known}. Resume it with graphscale train {known} --resume.")
-    return _flags(type(kept), replace(kept, out=place, resume=True), argv, prog)
+    config = _flags(type(kept), replace(kept, out=place, resume=True), argv, prog)
+    if config.config is not None:
+        raise InputError(f"--config {config.config}: a resumed run goes on with its own settings. Leave --config out.")
+    return config
 
 
 def _parsed(parse: Callable[[], T], program: str) -> T:

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import tomli_w
 from torch.utils.tensorboard import SummaryWriter
@@ -23,6 +23,8 @@ from graphscale.errors import InputError, first_sentence
 from graphscale.loop import Log, Record
 from graphscale.run import Run
 
+_LOCK = ".lock"
+
 
 def demand_free(path: Path, *, overwrite: bool) -> None:
     """Let ``path`` be claimed, or refuse it.
@@ -30,7 +32,7 @@ def demand_free(path: Path, *, overwrite: bool) -> None:
     Raises:
         InputError: where it holds something and ``overwrite`` is not set, or holds no run at all.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and all(inside.name == _LOCK for inside in path.iterdir())):
         return
     if not overwrite:
         raise InputError(f"{path} is in use. Give another --out, or --overwrite to replace the run in it.")
@@ -46,19 +48,55 @@ def _is_run(path: Path) -> bool:
         return False
 
 
-def claim(path: Path, *, overwrite: bool) -> None:
-    """Make an empty folder of ``path``.
+def claim(path: Path, lock: Lock, *, overwrite: bool) -> None:
+    """Make an empty folder of ``path``, and hold it.
 
     Raises:
-        InputError: where ``demand_free`` refuses, or the folder cannot be made.
+        InputError: where ``demand_free`` refuses, another process trains there, or the folder cannot be made.
     """
     demand_free(path, overwrite=overwrite)
     try:
         if _is_run(path):
+            lock.take(path)
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
+        lock.take(path)
     except OSError as error:
         raise InputError(f"the folder {path} cannot be made ({error}). Give another --out.") from error
+
+
+class Lock:
+    """Keeps other processes from writing into a run's folder, until it is released or this process ends."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+
+    def take(self, path: Path) -> None:
+        """Hold ``path``, which must exist, and nothing else.
+
+        Raises:
+            InputError: where another process holds it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system
+            return
+        self.close()
+        file = open(path / _LOCK, "wb")  # noqa: SIM115 - open as long as it is held
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise InputError(
+                f"another process is training in {path}. Wait for it or end it; or give another --out."
+            ) from error
+        self._file = file
+
+    def close(self) -> None:
+        """Let others in."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def dumps(value: Any, **options: Any) -> str:
@@ -156,7 +194,12 @@ def restore(path: Path, run: Run) -> Log:
     there = sorted((path / "checkpoints").glob("epoch-*.pt"))
     if not there:
         return Log()
-    state = checkpoint.load(there[-1], needs=("log", "slots", "tables"))
+    try:
+        state = checkpoint.load(there[-1], needs=("log", "slots", "tables"))
+    except InputError as error:
+        if len(there) == 1:
+            raise
+        raise InputError(f"{error} Or delete it: the run then goes on from {there[-2].name}.") from error
     if state.get("graph") != run.keeps.get("graph"):
         raise InputError(
             f"{path} was trained on another graph, or on other clusters of it: going on would mix two runs."

@@ -124,9 +124,9 @@ class Graph:
         return replace(self, num_classes=num_classes)
 
     def identity(self) -> str:
-        """A hash of structure, clusters and order of nodes: what a checkpoint is bound to."""
+        """A hash of structure, clusters, order of nodes, labels and splits: what a checkpoint is bound to."""
         digest = hashlib.blake2b(self.fingerprint().encode(), digest_size=16)
-        for tensor in (self.part_ptr, self.node_id):
+        for tensor in (self.part_ptr, self.node_id, self.y, *self.masks.values()):
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 

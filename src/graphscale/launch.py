@@ -9,6 +9,8 @@ import sys
 import uuid
 from collections.abc import Sequence
 
+from graphscale.orphan import LAUNCHER
+
 
 def launch(nproc: int, argv: Sequence[str], *, advice: str) -> int:
     """Run ``python -m graphscale ARGV`` as ``nproc`` ranks; returns the exit code of the command.
@@ -23,6 +25,7 @@ def launch(nproc: int, argv: Sequence[str], *, advice: str) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # Ranks share the cores; as many threads each as there are cores would fight.
+    os.environ[LAUNCHER] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its report repeats ours at length
     config = LaunchConfig(

@@ -157,6 +157,8 @@ def fit(
         record = _close(run, log, epoch, evaluate=(epoch + 1) % eval_every == 0 or epoch == epochs - 1)
         if on_epoch is not None:
             on_epoch(log, record)
+    if log.epochs and not log.final:  # continued to where it stood already, and never scored
+        _score(run, log, log.epochs - 1)
     return log
 
 
@@ -190,15 +192,21 @@ def _close(run: Run, log: Log, epoch: int, *, evaluate: bool) -> Record:
     _demand_finite(loss, epoch, log)
     scores = None
     if evaluate:
-        began = time.perf_counter()
-        scores = run.world.share(run.evaluate() if run.world.leads else {})
-        _demand_finite(scores["val"].get("logloss", 0.0), epoch, log)
-        log.final = scores
-        if log.improves(run.monitor, scores):
-            log.best_epoch, log.best = epoch + 1, scores
-            log.best_state = {name: value.detach().clone() for name, value in run.model.state_dict().items()}
-        log.evaluate_seconds += time.perf_counter() - began
+        scores = _score(run, log, epoch)
     return Record(epoch + 1, loss / max(1.0, count), seconds, scores)
+
+
+def _score(run: Run, log: Log, epoch: int) -> Scores:
+    """Score the model as it is; the weights are kept where they are the best so far."""
+    began = time.perf_counter()
+    scores = run.world.share(run.evaluate() if run.world.leads else {})
+    _demand_finite(scores["val"].get("logloss", 0.0), epoch, log)
+    log.final = scores
+    if log.improves(run.monitor, scores):
+        log.best_epoch, log.best = epoch + 1, scores
+        log.best_state = {name: value.detach().clone() for name, value in run.model.state_dict().items()}
+    log.evaluate_seconds += time.perf_counter() - began
+    return scores
 
 
 def _demand_finite(value: float, epoch: int, log: Log) -> None:

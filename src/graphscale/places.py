@@ -12,8 +12,11 @@ from graphscale.errors import InputError
 from graphscale.settings import recipe_of
 
 
-def place_of(recipe: str, config: TrainConfig) -> Path:
+def place_of(recipe: str, config: TrainConfig, size: int) -> Path:
     """The folder of the run that the configuration asks for, checked but not made.
+
+    Args:
+        size: processes that train.
 
     Raises:
         InputError: where it is in use, or where there is nothing to resume.
@@ -24,6 +27,11 @@ def place_of(recipe: str, config: TrainConfig) -> Path:
         return out
     out = config.out or newest(recipe)
     known, kept = stored(out)
+    if kept.nproc != size:
+        raise InputError(
+            f"{out} was started with {kept.nproc} processes, and these are {size}, which would deal batches out"
+            f" otherwise. Resume it with --nproc {kept.nproc}."
+        )
     was, now = plain(kept), plain(config)
     changed = [name for name in now if name not in CONTINUES and now[name] != was.get(name)]
     if known != recipe or changed:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pa_parquet
 import torch
 from torch import Tensor, nn
 
+from graphscale.errors import InputError
 from graphscale.graph import Graph
 from graphscale.nn import tiles
 from graphscale.nn.plain import infer
@@ -45,6 +46,11 @@ def write(
     """
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
         logits, hidden, note = _outputs(model, feed, graph, device, Path(scratch), embeddings=embeddings)
+        if embeddings and hidden is None:
+            raise InputError(
+                f"{type(model).__name__} has no hidden layer before one that sends messages: there are no embeddings to"
+                " write. Leave out --embeddings."
+            )
         order = graph.node_id.argsort()
         aside = Path(scratch) / "rows"
         with pa_parquet.ParquetWriter(aside, _schema(graph, hidden)) as out:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,14 @@ def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -
         out = _agreed(recipe, config, world)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        with probe.PeakMemory() as memory, Stop() as stop:
+        with probe.PeakMemory() as memory, Stop() as stop, closing(folder.Lock()) as lock:
             began = time.perf_counter()
+            if ":" in config.data and not world.leads:
+                world.share(0)  # PyG and OGB download and process files: the first rank does, the others find them
             views = module.read(config)
-            session = _Session(recipe, config, out, world, console, memory, stop, time.perf_counter() - began)
+            if ":" in config.data and world.leads:
+                world.share(0)
+            session = _Session(recipe, config, out, world, console, memory, stop, lock, time.perf_counter() - began)
             seeds = range(config.seed, config.seed + config.seeds)
             results = [session.one(module, views, seed) for seed in seeds]
         result = results[0] if config.seeds == 1 else _together(results, config, session.read_seconds)
@@ -64,7 +69,7 @@ def _agreed(recipe: str, config: TrainConfig, world: World) -> Path:
     found: tuple[str, str] = ("", "")
     if world.leads:
         try:
-            found = (str(place_of(recipe, config)), "")
+            found = (str(place_of(recipe, config, world.size)), "")
         except InputError as error:
             found = ("", str(error))
     out, refusal = world.share(found)
@@ -87,6 +92,7 @@ class _Session:
     console: Console
     memory: probe.PeakMemory
     stop: Stop
+    lock: folder.Lock
     read_seconds: float
 
     def one(self, module: Any, views: Any, seed: int) -> dict[str, Any]:
@@ -111,12 +117,15 @@ class _Session:
         config = self.config
         place = self.out if config.seeds == 1 else self.out / f"seed-{seed}"
         if self.world.leads:
-            if seed == config.seed and not config.resume:
-                folder.claim(self.out, overwrite=config.overwrite)
+            if seed == config.seed and config.resume:
+                self.lock.take(self.out)
+            elif seed == config.seed:
+                folder.claim(self.out, self.lock, overwrite=config.overwrite)
             place.mkdir(exist_ok=True)
-            folder.write_config(self.out / "config.toml", self.recipe, plain(config))
+            settings = {**plain(config), "nproc": self.world.size}  # how many it must be resumed by
+            folder.write_config(self.out / "config.toml", self.recipe, settings)
             if place != self.out:
-                folder.write_config(place / "config.toml", self.recipe, {**plain(config), "seed": seed, "seeds": 1})
+                folder.write_config(place / "config.toml", self.recipe, {**settings, "seed": seed, "seeds": 1})
         self.world.share(0)  # no rank reads before it is there
         return place
 

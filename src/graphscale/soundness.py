@@ -67,21 +67,31 @@ def check_arrays(
     check_labels(y, masks, name)
 
 
+def check_classes(y: Tensor, name: str) -> None:
+    """Classes [N] are 0, 1, ..., no more than there are nodes, or -1."""
+    if int(y.min()) < -1:
+        raise InputError(
+            f"y of {name} has values {int(y.min())}..{int(y.max())}; classes are 0, 1, ... and -1 means unlabelled."
+        )
+    if int(y.max()) >= max(2, y.numel()):
+        raise InputError(
+            f"y of {name} names class {int(y.max())}, and there are {y.numel()} nodes: a model would need an output for"
+            " every number up to it. Renumber the classes 0, 1, ..."
+        )
+
+
 def check_labels(y: Tensor, masks: Mapping[str, Tensor], name: str) -> None:
     """Labels inside the classes, splits of booleans that hold labelled nodes and do not overlap."""
     if y.dim() == 1 and y.is_floating_point():
         raise InputError(
             f"y of {name} is {y.dtype} [N]; classes are integers from 0. For several labels a node give [N, C]."
         )
-    if y.dim() == 1 and (int(y.min()) < -1 or int(y.max()) < 0):
-        raise InputError(
-            f"y of {name} has values {int(y.min())}..{int(y.max())}; classes are 0, 1, ... and -1 means unlabelled."
-        )
-    if y.dim() == 1 and int(y.max()) >= max(2, y.numel()):
-        raise InputError(
-            f"y of {name} names class {int(y.max())}, and there are {y.numel()} nodes: a model would need an output for"
-            " every number up to it. Renumber the classes 0, 1, ..."
-        )
+    if y.dim() == 1:
+        if int(y.max()) < 0:
+            raise InputError(
+                f"y of {name} holds no class, only {int(y.max())}; classes are 0, 1, ... and -1 means unlabelled."
+            )
+        check_classes(y, name)
     if y.dim() == 2 and not bool(((y == 0) | (y == 1)).all()):
         raise InputError(f"y of {name} is [N, C], so every value must be 0 or 1. Encode the labels so.")
     if y.dim() > 2:

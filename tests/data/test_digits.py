@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from graphscale.data import digits
 from graphscale.data.digits import graph
 from graphscale.errors import InputError
 
@@ -53,3 +54,25 @@ def test_splits_differ_and_repeat():
 def test_there_are_ten_splits(split):
     with pytest.raises(InputError, match=rf"splits 0\.\.9; {split} was asked"):
         graph(split=split)
+
+
+def test_threads_do_not_change_the_graph():
+    before = torch.get_num_threads()
+    try:
+        prints = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            prints.append(digits.graph().fingerprint())
+    finally:
+        torch.set_num_threads(before)
+    assert prints[0] == prints[1]
+
+
+def test_neighbours_are_the_nearest():
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(17, size=(40, 6))
+    near = digits._nearest(pixels, 5)
+    for i in range(40):
+        distance = ((pixels - pixels[i]) ** 2).sum(1)
+        expected = sorted((d, j) for j, d in enumerate(distance) if j != i)[:5]
+        assert near[i].tolist() == [j for _, j in expected]

@@ -157,3 +157,12 @@ def test_symmetry_by_hashes_agrees_with_the_transpose(weighted):
             adj = random_graph(15, seed=seed, directed=directed, weighted=weighted).adj
             values = none if adj.values is None else adj.values.float().numpy()
             assert looks_symmetric(adj.indptr.numpy(), adj.indices.numpy(), values) == adj.check_symmetric()
+
+
+@pytest.mark.parametrize(("label", "words"), [(-7, "has values -7"), (10**9, "names class 1000000000")])
+def test_a_label_outside_the_classes(tmp_path, label, words):
+    np.save(tmp_path / "edges.npy", np.array([[0, 1, 2], [1, 2, 0]]))
+    (tmp_path / "labels.csv").write_text(f"label,split\n0,train\n1,val\n{label},test\n")
+    (tmp_path / "work").mkdir()
+    with pytest.raises(InputError, match=words):
+        edges.read(tmp_path / "edges.npy", tmp_path / "work", labels=tmp_path / "labels.csv")

@@ -149,3 +149,48 @@ def test_hooks_do_not_stay():
     with spliced(model, lambda number, out: numbers.append(number) or out):
         whole(model, feed, graph)
     assert numbers == [0, 1, 2]
+
+
+class Coded(nn.Module):
+    """Features are codes that are looked up; rows mix by their mean too."""
+
+    def __init__(self):
+        super().__init__()
+        self.look, self.conv = nn.Embedding(40, 8), pyg.GATConv(8, 3)
+
+    def forward(self, x, edge_index):
+        h = self.look(x[:, 0].long())
+        return self.conv(h - 0.5 * h.mean(0), edge_index)
+
+
+def test_mixing_that_only_real_features_show_is_seen():
+    torch.manual_seed(0)
+    graph = random_graph()
+    codes = torch.randint(40, (60, 1)).float()
+    model = Coded().eval()
+    feed = Feed.of(model, replace(graph, x=codes))[0]
+    assert way(model, feed, replace(graph, x=codes)) == "whole"
+
+
+class Named(nn.Module):
+    """Layers called by keyword, defined in another order than they are called in."""
+
+    def __init__(self):
+        super().__init__()
+        self.second, self.first = pyg.SAGEConv(8, 3), pyg.SAGEConv(5, 8)
+
+    def forward(self, x, edge_index):
+        return self.second(x=self.first(x=x, edge_index=edge_index).relu(), edge_index=edge_index)
+
+
+def test_layers_by_keyword_and_in_any_order():
+    torch.manual_seed(0)
+    graph, _, _ = made("sage")
+    model = Named().eval()
+    feed = Feed.of(model, graph)[0]
+    assert way(model, feed, graph) == "bare"
+    logits, hidden = in_tiles(model, feed, graph, device=CPU, rows=9, entries=100, degrees=False)
+    expected, inner = whole(model, feed, graph)
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(hidden, inner)
+    assert hidden.shape == (60, 8)  # what enters the layer called last

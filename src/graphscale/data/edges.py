@@ -29,6 +29,7 @@ from graphscale.data.compress import Chunk, compress
 from graphscale.errors import InputError
 from graphscale.graph import SPLITS, Graph, described
 from graphscale.mapped import mapped
+from graphscale.soundness import check_classes
 
 SUFFIXES = (".parquet", ".csv", ".npy")
 _ROWS = 1 << 20  # edges a chunk
@@ -192,6 +193,7 @@ def _nodes(name: str, seen: int, features: Path | None, labels: Path | None) -> 
     masks = {split: torch.zeros(count, dtype=torch.bool) for split in SPLITS}
     if table is not None:
         y = torch.from_numpy(table["label"][order])
+        check_classes(y, str(labels))
         masks = {split: torch.from_numpy(table["split"][order] == split) for split in SPLITS}
     if ids is None and seen > count:
         raise InputError(f"{name} names node {seen - 1}, but there are {count} nodes. Add rows, or renumber the ids.")

@@ -160,7 +160,8 @@ def _restream(indptr: Ints, indices: Ints, part: Ints, num_parts: int, sweeps: i
 
 
 def stream_partition(indptr: Ints, indices: Ints, num_parts: int, seed: int) -> Ints:
-    """Part of every node, [N] int64; parts hold between 0.5 and 1.1 times their even share.
+    """Part of every node, [N] int64; parts hold up to about 1.1 times their even share,
+    somewhat more where a part is only a few clusters that do not divide.
 
     Args:
         indptr: [N + 1], may be memory-mapped.

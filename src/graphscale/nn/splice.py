@@ -37,14 +37,21 @@ def spliced(model: nn.Module, visit: Visit) -> Iterator[None]:
 
 @contextmanager
 def last_input(model: nn.Module) -> Iterator[list[Tensor]]:
-    """What enters the last layer that sends messages, in the forward passes of the block: the last hidden layer."""
+    """What enters the layer that sends messages last, in the last forward pass of the block: the last hidden layer.
+
+    Empty where no layer sends messages.
+    """
     seen: list[Tensor] = []
 
-    def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        if isinstance(arguments[0], Tensor):
-            seen.append(arguments[0].detach())
+    def keep(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        # The first tensor of rows, alone or the target's in a pair of (source, target) rows.
+        for given in (*arguments, *keywords.values()):
+            rows = given[-1] if isinstance(given, tuple | list) and given else given
+            if isinstance(rows, Tensor) and rows.is_floating_point():
+                seen[:] = [rows.detach()]
+                return
 
-    handles = [layer.register_forward_pre_hook(keep) for layer in _layers(model)[-1:]]
+    handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in _layers(model)]
     try:
         yield seen
     finally:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from graphscale.csr import Csr, from_entries
 from graphscale.errors import InputError, first_sentence
-from graphscale.graph import Graph
+from graphscale.graph import Graph, take_rows
 from graphscale.nn.lazy import BlockEdges
 
 with warnings.catch_warnings():
@@ -222,8 +222,9 @@ def _gradients(model: nn.Module, feed: Feed, graph: Graph) -> list[Tensor]:
     """Logits in evaluation mode on a toy graph, and the gradients of the mean of their squares."""
     trial = copy.deepcopy(model).eval()
     x, adj, attr = toy(model, graph, 30, 120)
-    logits = feed(trial, x.requires_grad_(), adj, attr)
-    parameters = [x, *(p for p in trial.parameters() if p.requires_grad)]
+    x = x.clone().requires_grad_(x.is_floating_point())
+    logits = feed(trial, x, adj, attr)
+    parameters = [*([x] if x.requires_grad else []), *(p for p in trial.parameters() if p.requires_grad)]
     found = torch.autograd.grad(logits.square().mean(), parameters, allow_unused=True)
     return [logits.detach(), *(torch.zeros(()) if g is None else g for g in found)]
 
@@ -234,7 +235,10 @@ def _supports(model: nn.Module, what: str) -> bool:
 
 
 def toy(model: nn.Module, graph: Graph, num_nodes: int, num_edges: int) -> tuple[Tensor, Csr, Tensor | None]:
-    """(x, adj, edge_attr) of a small random graph with what the real one has: weights, attributes, loops."""
+    """(x, adj, edge_attr) of a small random graph with what the real one has: rows of its features, weights, loops.
+
+    The rows are real ones: a model may look them up as codes, to which random numbers would be all alike.
+    """
     draw = torch.Generator().manual_seed(0)
     edges = torch.randint(num_nodes, (2, num_edges), generator=draw).unique(dim=1)
     if not graph.adj.has_loops():
@@ -242,14 +246,15 @@ def toy(model: nn.Module, graph: Graph, num_nodes: int, num_edges: int) -> tuple
     values = torch.rand(edges.shape[1], generator=draw) + 0.5 if graph.adj.values is not None else None
     adj, _ = from_entries(edges[0], edges[1], (num_nodes, num_nodes), values)
     first = next(iter(model.parameters()), torch.zeros(()))
-    # In the type of the real features: a model of another type must fail here, not in training.
-    like = graph.x.values if isinstance(graph.x, Csr) else graph.x
-    kind = torch.float32 if like is None else like.dtype
-    x = torch.rand(num_nodes, graph.num_features, generator=draw).to(first.device, kind)
+    rows = take_rows(graph.x, torch.randint(graph.num_nodes, (num_nodes,), generator=draw))
+    assert rows is not None
+    x = (rows.dense() if isinstance(rows, Csr) else rows).to(first.device)
     attr = None
     if graph.edge_attr is not None:
-        attr = torch.rand(adj.num_entries, graph.edge_attr.shape[1], generator=draw)
-        attr = attr.to(first.device, graph.edge_attr.dtype)
+        some = torch.randint(max(1, graph.num_entries), (adj.num_entries,), generator=draw)
+        width = graph.edge_attr.shape[1]
+        attr = graph.edge_attr[some] if graph.num_entries else graph.edge_attr.new_zeros(adj.num_entries, width)
+        attr = attr.to(first.device)
     return x, adj.to(first.device), attr
 
 

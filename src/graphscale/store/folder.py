@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,13 +13,20 @@ from typing import Any
 
 from graphscale.errors import InputError
 
-FORMAT, VERSION = "graphscale.graph", 1
+FORMAT, VERSION = "graphscale.graph", 2
 MANIFEST = "manifest.json"
-_SAID = {
-    "arrays": dict, "nodes": int, "entries": int, "features": int, "classes": int, "symmetric": bool,
-    "partition": dict, "notes": list, "made": dict,
-}  # fmt: skip
 BLOCK = 1 << 22  # entries or values that are read or written at a time: some tens of megabytes
+
+
+def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with a checksum of itself."""
+    return {**manifest, "seal": _seal(manifest)}
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    rest = {name: value for name, value in manifest.items() if name != "seal"}
+    text = json.dumps(rest, sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 def is_store(path: Path) -> bool:
@@ -69,13 +77,13 @@ def manifest_of(path: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         known = manifest["format"] == FORMAT and manifest["version"] == VERSION
-        whole = not known or all(isinstance(manifest[name], kind) for name, kind in _SAID.items())
+        whole = not known or manifest["seal"] == _seal(manifest)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is no readable store ({error}). Make one with graphscale prepare SOURCE --to {path}."
         ) from error
     if not whole:
-        raise InputError(f"the manifest of {path} is damaged. Prepare the store again.")
+        raise InputError(f"the manifest of {path} is damaged: it was changed since it was written. Prepare it again.")
     if not known:
         raise InputError(
             f"{path} is {manifest['format']} version {manifest['version']}; this program reads {FORMAT}"

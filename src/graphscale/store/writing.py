@@ -17,7 +17,7 @@ from graphscale.csr import Csr
 from graphscale.graph import SPLITS, Graph
 from graphscale.kernels.layout import permuted_rows
 from graphscale.partitioning import Partition
-from graphscale.store.folder import BLOCK, FORMAT, MANIFEST, VERSION, created, flush_folder
+from graphscale.store.folder import BLOCK, FORMAT, MANIFEST, VERSION, created, flush_folder, sealed
 
 
 class _Writer:
@@ -94,7 +94,7 @@ def write(
             "arrays": out.arrays,
         }
         with open(aside / MANIFEST, "w", encoding="utf-8") as file:
-            file.write(json.dumps(manifest, indent=1) + "\n")
+            file.write(json.dumps(sealed(manifest), indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
         flush_folder(aside)
