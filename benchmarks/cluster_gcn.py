@@ -33,10 +33,10 @@ from graphscale.batches.cluster import ClusterBatches
 from graphscale.csr import Csr
 from graphscale.data.static import to_pyg
 from graphscale.data.synthetic import planted
+from graphscale.edge_view import BlockEdges
 from graphscale.graph import Graph
 from graphscale.kernels.aggregate import aggregate
 from graphscale.nn.fast import accelerate
-from graphscale.nn.lazy import BlockEdges
 from graphscale.partitioning import partition
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")

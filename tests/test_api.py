@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch_geometric.data import Data
+from torch_geometric.nn import GCN
 
 import graphscale
-from graphscale import ClusterGCNConfig, InputError, clusters, configure, from_pyg, load_graph, to_pyg
+from graphscale import ClusterGCNConfig, InputError, accelerate, clusters, configure, from_pyg, load_graph, to_pyg
 from graphscale.testing import check_batch
 
 
@@ -75,6 +76,29 @@ def test_what_is_missing_is_named(data):
         clusters(bare, num_parts=3)
     with pytest.raises(InputError, match="no partitioner 'METIS'. There are: metis, stream, random"):
         clusters(data, num_parts=3, method="METIS")
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_an_accelerated_model_trains_the_same_in_ones_own_loop(data, weighted):
+    data = data.clone()
+    if weighted:
+        data.edge_weight = torch.rand(data.num_edges) + 0.5
+
+    def weights(make):
+        torch.manual_seed(0)
+        model = make(GCN(data.num_features, 16, num_layers=2, out_channels=8))
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+        for batch in clusters(data, num_parts=4, parts_per_batch=2).epoch(0):
+            optimiser.zero_grad()
+            out = model(batch.x, batch.edge_index, batch.edge_weight)
+            torch.nn.functional.cross_entropy(out[batch.train_mask], batch.y[batch.train_mask]).backward()
+            optimiser.step()
+            made = "whole" in batch.edge_index.__dict__
+        return made, torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    (slow, expected), (fast, got) = weights(lambda model: model), weights(accelerate)
+    assert slow and not fast  # the accelerated one never looked at PyG's edges
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 # Configurations

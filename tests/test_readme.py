@@ -48,7 +48,7 @@ COMMANDS = [x for b, _ in blocks("bash") for x in b.splitlines() if x.startswith
 NEEDS_A_RUN = ("evaluate", "predict", "export")
 
 
-@pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] not in (*NEEDS_A_RUN, "prepare")])
+@pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] not in (*NEEDS_A_RUN, "prepare", "generate")])
 def test_commands_parse(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     argv = shlex.split(line, comments=True)[1:]
@@ -87,6 +87,16 @@ def test_commands_on_the_demo(line, demo, monkeypatch):
     assert main(argv) == 0
     if "--to" in argv:
         assert Path(argv[argv.index("--to") + 1]).stat().st_size
+
+
+@pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] == "generate"])
+def test_a_graph_is_generated(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = shlex.split(line, comments=True)[1:]
+    small = {"--nodes": "3000", "--edges": "30000", "--num-parts": "20"}
+    argv = [small.get(before, word) for before, word in zip(["", *argv], argv, strict=False)]
+    assert main(argv) == 0
+    assert main(["info", argv[argv.index("--to") + 1], "--verify"]) == 0
 
 
 @pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] == "prepare"])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from graphscale.errors import InputError as InputError
     from graphscale.graph import Graph as Graph
     from graphscale.loop import fit as fit
+    from graphscale.nn.fast import accelerate as accelerate
     from graphscale.outputs import load as load
     from graphscale.partitioning import partition as partition
     from graphscale.recipes.cluster_gcn import ClusterGCNConfig as ClusterGCNConfig
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from graphscale.settings import configure as configure
 
 _HOME = {
+    "accelerate": "nn.fast",
     "clusters": "api",
     "ClusterBatches": "batches.cluster",
     "FullBatch": "batches.full",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from graphscale.csr import Csr
+from graphscale.edge_view import BlockEdges
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Batch:
 
     @property
     def edge_index(self) -> Tensor:
-        """[2, e] int64 source above target, local ids: PyG's view."""
-        return torch.stack([self.adj.indices.long(), self.adj.row_of])
+        """[2, e] int64 source above target, local ids: PyG's view; accelerated layers find the block's CSR in it."""
+        return BlockEdges.of(self.adj, torch.float32, weighted=True)
 
     @property
     def edge_weight(self) -> Tensor | None:

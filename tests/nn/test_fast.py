@@ -12,9 +12,9 @@ from torch import nn
 from torch_geometric import nn as pyg
 
 from graphscale.csr import Csr
+from graphscale.edge_view import BlockEdges
 from graphscale.graph import from_edges
 from graphscale.nn.fast import accelerate, accelerated, restore
-from graphscale.nn.lazy import BlockEdges
 from graphscale.nn.splice import spliced
 from graphscale.nn.stock import Feed
 

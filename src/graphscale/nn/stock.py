@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from graphscale.csr import Csr, from_entries
+from graphscale.edge_view import BlockEdges
 from graphscale.errors import InputError, first_sentence
 from graphscale.graph import Graph, take_rows
-from graphscale.nn.lazy import BlockEdges
 
 with warnings.catch_warnings():
     # torch says once a process that CSR tensors are in beta; it is said here, where nobody reads it.

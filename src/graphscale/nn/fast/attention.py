@@ -11,9 +11,9 @@ from torch import Tensor
 from torch_geometric.nn import conv
 
 from graphscale.csr import Csr
+from graphscale.edge_view import BlockEdges
 from graphscale.kernels import entries
 from graphscale.nn.fast.layer import Fast
-from graphscale.nn.lazy import BlockEdges
 
 
 def _attended(layer: Any, edges: BlockEdges, adj: Csr, scores: Tensor, x: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.nn import conv
 
+from graphscale.edge_view import BlockEdges
 from graphscale.kernels.aggregate import aggregate
 from graphscale.nn.fast.layer import Fast, narrow, sum_first
-from graphscale.nn.lazy import BlockEdges
 
 
 def _roots(edges: BlockEdges, weighted: bool, loop: float) -> tuple[Tensor, Tensor | None]:

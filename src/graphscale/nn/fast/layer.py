@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from graphscale.nn.lazy import BlockEdges
+from graphscale.edge_view import BlockEdges
 
 
 class Fast:

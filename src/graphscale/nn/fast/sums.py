@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn import aggr, conv
 
+from graphscale.edge_view import BlockEdges
 from graphscale.kernels import entries
 from graphscale.kernels.aggregate import aggregate
 from graphscale.nn.fast.layer import Fast, narrow, sum_first
-from graphscale.nn.lazy import BlockEdges
 
 
 class SAGEConv(Fast, conv.SAGEConv):  # type: ignore[misc]
