@@ -79,8 +79,8 @@ class BlockEdges(Tensor):
         return self.adj.indptr.diff().float()[:, None]
 
     @cached_property
-    def roots(self) -> dict[tuple[bool, float], tuple[Tensor, Tensor | None]]:
-        """What ``nn.fast.gcn`` keeps of its normalisation: by (weighted, weight of the loops that it adds)."""
+    def roots(self) -> dict[tuple[bool, float, torch.dtype], tuple[Tensor, Tensor | None]]:
+        """What ``nn.fast.gcn`` keeps of its normalisation: by (weighted, weight of the loops it adds, type)."""
         return {}
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]

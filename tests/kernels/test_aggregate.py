@@ -6,7 +6,7 @@ from graphs import random_graph
 from torch.autograd import gradcheck, gradgradcheck
 
 from graphscale.csr import from_entries
-from graphscale.kernels.aggregate import aggregate
+from graphscale.kernels.aggregate import aggregate, normalised
 
 
 def matrices():
@@ -52,3 +52,21 @@ def test_no_entries_and_no_columns():
 def test_wrong_shape_is_refused():
     with pytest.raises(ValueError, match="19 rows for 20 columns"):
         aggregate(random_graph(20).adj, torch.ones(19, 2))
+
+
+@pytest.mark.parametrize("directed", [False, True])
+@pytest.mark.parametrize("without", ["", "pre", "post", "diag"])
+def test_normalised(directed, without):
+    adj = random_graph(12, weighted=True, directed=directed).adj
+    draw = torch.Generator().manual_seed(0)
+    given = {name: torch.rand(12, 1, dtype=torch.float64, generator=draw) for name in ("pre", "post", "diag")}
+    given[without] = None
+    given.pop("", None)
+    one = torch.ones(12, 1, dtype=torch.float64)
+    pre, post = (one if given[name] is None else given[name] for name in ("pre", "post"))
+    diag = 0 * one if given["diag"] is None else given["diag"]
+    x = torch.randn(12, 2, dtype=torch.float64, generator=draw).requires_grad_()
+    matrix = post * adj.dense(torch.float64) * pre.t() + torch.diag(diag[:, 0])
+    torch.testing.assert_close(normalised(adj, x, **given), matrix @ x)
+    assert gradcheck(lambda v: normalised(adj, v.square(), **given), (x,))
+    assert gradgradcheck(lambda v: normalised(adj, v.square(), **given).sin(), (x,))

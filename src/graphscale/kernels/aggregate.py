@@ -55,3 +55,37 @@ def aggregate(adj: Csr, x: Tensor) -> Tensor:
         raise ValueError(f"x has {x.shape[0]} rows for {adj.num_cols} columns of the adjacency.")
     out: Tensor = _Aggregate.apply(x, adj)  # type: ignore[no-untyped-call]
     return out
+
+
+class _Normalised(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, adj: Csr, pre: Tensor | None, post: Tensor | None, diag: Tensor | None) -> Tensor:
+        ctx.arguments = (adj, pre, post, diag)
+        out = gather_sum(adj, (x if pre is None else x * pre).contiguous())
+        if post is not None:  # in place: a fresh [rows, d] costs as much as what is done to it
+            out.mul_(post)
+        return out if diag is None else out.addcmul_(x, diag)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        adj, pre, post, diag = ctx.arguments
+        # The transpose of post A pre + diag is pre A^T post + diag: the same function.
+        to_x = normalised(adj.t, grad, pre=post, post=pre, diag=diag) if ctx.needs_input_grad[0] else None
+        return to_x, None, None, None, None
+
+
+def normalised(
+    adj: Csr, x: Tensor, *, pre: Tensor | None = None, post: Tensor | None = None, diag: Tensor | None = None
+) -> Tensor:
+    """``post * (adj @ (pre * x)) + diag * x``: every normalised adjacency of the house and of GCN, in one step.
+
+    Args:
+        adj: [n, n]; its values are constants.
+        x: [n, d].
+        pre, post, diag: [n, 1] constants of x's type.
+
+    Returns:
+        [n, d], differentiable in x to any order.
+    """
+    out: Tensor = _Normalised.apply(x, adj, pre, post, diag)  # type: ignore[no-untyped-call]
+    return out

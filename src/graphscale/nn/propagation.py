@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from graphscale.csr import Csr
-from graphscale.kernels.aggregate import aggregate, gather_sum
+from graphscale.kernels.aggregate import gather_sum, normalised
 
 Norm = Literal["row", "row+I", "self", "self+I", "diag", "sym"]
 
@@ -60,8 +60,8 @@ class Propagation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[n, d] -> [n, d], differentiable in x."""
-        sums = aggregate(self.adj, x if self.pre is None else x * self.pre)  # [n, d]
-        return self._finish(sums, x, self.post, self.diag)
+        pre, post, diag = (None if v is None else v.to(x.dtype) for v in (self.pre, self.post, self.diag))
+        return normalised(self.adj, x, pre=pre, post=post, diag=diag)
 
     def rows(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Rows start:stop of the product, without gradients; ``x`` is already multiplied by ``pre``."""

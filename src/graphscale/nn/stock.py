@@ -246,9 +246,7 @@ def toy(model: nn.Module, graph: Graph, num_nodes: int, num_edges: int) -> tuple
     values = torch.rand(edges.shape[1], generator=draw) + 0.5 if graph.adj.values is not None else None
     adj, _ = from_entries(edges[0], edges[1], (num_nodes, num_nodes), values)
     first = next(iter(model.parameters()), torch.zeros(()))
-    rows = take_rows(graph.x, torch.randint(graph.num_nodes, (num_nodes,), generator=draw))
-    assert rows is not None
-    x = (rows.dense() if isinstance(rows, Csr) else rows).to(first.device)
+    x = _different_rows(graph, num_nodes, draw).to(first.device)
     attr = None
     if graph.edge_attr is not None:
         some = torch.randint(max(1, graph.num_entries), (adj.num_entries,), generator=draw)
@@ -256,6 +254,18 @@ def toy(model: nn.Module, graph: Graph, num_nodes: int, num_edges: int) -> tuple
         attr = graph.edge_attr[some] if graph.num_entries else graph.edge_attr.new_zeros(adj.num_entries, width)
         attr = attr.to(first.device)
     return x, adj.to(first.device), attr
+
+
+def _different_rows(graph: Graph, count: int, draw: torch.Generator) -> Tensor:
+    """[count, F] rows of the features, as different from one another as a sample of 500 has them."""
+    rows = take_rows(graph.x, torch.randint(graph.num_nodes, (500,), generator=draw))
+    assert rows is not None
+    sample = rows.dense() if isinstance(rows, Csr) else rows
+    kinds, kind_of = sample.unique(dim=0, return_inverse=True)
+    order = torch.randperm(len(sample), generator=draw)
+    first = torch.full((len(kinds),), len(sample)).scatter_reduce_(0, kind_of[order], torch.arange(len(sample)), "amin")
+    picked = order[torch.cat([first.sort().values, torch.arange(len(sample))])[:count]]
+    return sample[picked]
 
 
 def _trial(model: nn.Module, feed: Feed, graph: Graph, num_nodes: int = 9) -> Tensor:

@@ -10,16 +10,17 @@ from torch import Tensor
 from torch_geometric.nn import conv
 
 from graphscale.edge_view import BlockEdges
-from graphscale.kernels.aggregate import aggregate
+from graphscale.kernels.aggregate import aggregate, normalised
 from graphscale.nn.fast.layer import Fast, narrow, sum_first
 
 
-def _roots(edges: BlockEdges, weighted: bool, loop: float) -> tuple[Tensor, Tensor | None]:
-    """([n, 1] (d + added loop)^-1/2, [n, 1] loops that are added, if any), d summed over a row's entries.
+def _roots(edges: BlockEdges, weighted: bool, loop: float, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """([n, 1] (d + added loop)^-1/2, [n, 1] weight of the added loop if any), d summed over a row's entries.
 
     Loops that the block has keep their weight, as ``gcn_norm`` of PyG's ``edge_index`` has it.
     """
-    if (weighted, loop) not in edges.roots:
+    key = (weighted, loop, dtype)
+    if key not in edges.roots:
         adj = edges.weighted if weighted else edges.pattern
         degree = adj.degree()
         added = None
@@ -29,8 +30,9 @@ def _roots(edges: BlockEdges, weighted: bool, loop: float) -> tuple[Tensor, Tens
             degree = degree + added
         root = degree.pow(-0.5)
         root = root.masked_fill(root == torch.inf, 0.0)[:, None]
-        edges.roots[weighted, loop] = (root, None if added is None else added[:, None])
-    return edges.roots[weighted, loop]
+        own = None if added is None else (added[:, None] * root * root).to(dtype)
+        edges.roots[key] = (root.to(dtype), own)
+    return edges.roots[key]
 
 
 class _Normalised(Fast):
@@ -49,13 +51,8 @@ class _Normalised(Fast):
         # PyG drops the fill value of improved=True where it is given no weights; so is it here.
         improved = getattr(layer, "improved", False) and weight is not None
         loop = float(layer.add_self_loops) * (2.0 if improved else 1.0)
-        root, added = _roots(edges, weight is not None, loop)
-        root = root.to(x.dtype)
-        x = x * root
-        out = aggregate(adj, x)
-        if added is not None:
-            out = torch.addcmul(out, x, added.to(x.dtype))
-        return self.sent(edges, out * root)
+        root, own = _roots(edges, weight is not None, loop, x.dtype)
+        return self.sent(edges, normalised(adj, x, pre=root, post=root, diag=own))
 
 
 class GCNConv(_Normalised, conv.GCNConv):  # type: ignore[misc]
@@ -125,7 +122,7 @@ class ClusterGCNConv(Fast, conv.ClusterGCNConv):  # type: ignore[misc]
         first = sum_first(x, self.lin_out)
         own = narrow(x) if first else F.linear(x, self.lin_out.weight)
         inverse = (1 / (adj.indptr.diff()[:, None] + 1.0)).to(own.dtype)
-        out = self.sent(edge_index, aggregate(adj, own) * inverse + own * ((1 + self.diag_lambda) * inverse))
+        out = self.sent(edge_index, normalised(adj, own, post=inverse, diag=(1 + self.diag_lambda) * inverse))
         if first:
             out = self.lin_out(out)
         elif self.lin_out.bias is not None:
