@@ -117,6 +117,15 @@ def test_first_and_second_derivatives(adj, name):
     assert gradgradcheck(function, inputs)
 
 
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_additive_scores_with_something_frozen(frozen):
+    adj = MATRICES[1]
+    inputs = [random(12, H, D), random(12, H, D, seed=1), random(H, D, seed=2)]
+    inputs[frozen] = inputs[frozen].detach()
+    assert gradcheck(lambda *v: entries.additive(adj, *v, 0.2), inputs)
+    assert gradgradcheck(lambda *v: entries.additive(adj, *v, 0.2), inputs)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
 def test_lower_precision(dtype, tolerance):
     adj = random_graph(200).adj

@@ -82,6 +82,7 @@ class _Plan:
 
     @staticmethod
     def of(like: Like) -> _Plan:
+        """Communities, labels and expected degrees of all nodes, from the seed."""
         draw = np.random.default_rng(rng.derive(rng.DATA, like.seed, 0))
         communities = max(like.classes, like.nodes // like.community)
         # Sizes of communities differ as well: shares from a gamma law.
@@ -100,6 +101,7 @@ class _Plan:
         return _Plan(like, label, place, node, bound, community, mass)
 
     def generator(self, *key: int) -> np.random.Generator:
+        """A stream of its own for a key."""
         return np.random.default_rng(rng.derive(rng.DATA, self.like.seed, *key))
 
     def edges(self, block: int, count: int) -> tuple[np.ndarray, np.ndarray]:

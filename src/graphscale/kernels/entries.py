@@ -165,11 +165,14 @@ class _Additive(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, b, att = ctx.saved_tensors
-        if torch.is_grad_enabled() or a.device.type != "cpu":  # to be differentiated again: through plain gathers
+        again = torch.is_grad_enabled()
+        if again or a.device.type != "cpu":  # to be differentiated again: through plain gathers
+            wanted = ctx.needs_input_grad[:3]
             with torch.enable_grad():
                 out = _additive_gathered(ctx.adj, a, b, att, ctx.slope)
-                found = torch.autograd.grad(out, (a, b, att), grad, create_graph=torch.is_grad_enabled())
-            return (*found, None, None)
+            needed = [x for x, want in zip((a, b, att), wanted, strict=True) if want]
+            found = iter(torch.autograd.grad(out, needed, grad, create_graph=again))
+            return (*(next(found) if want else None for want in wanted), None, None)
         transposed, entry = ctx.adj.transposed
         g, straight = _wide(grad), torch.empty(0, dtype=torch.int64)
         to_a, to_att = _additive_back(ctx.adj, straight, g, a, b, att, ctx.slope)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from graphscale.graph import Graph
     from graphscale.nn.stock import Feed
     from graphscale.run import Run, Scores
+    from graphscale.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,13 +121,9 @@ def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
     import torch
 
     from graphscale import metrics, nodes
-    from graphscale.batches.cluster import ClusterBatches
-    from graphscale.batches.full import FullBatch
-    from graphscale.batches.neighbor import NeighborBatches
     from graphscale.evaluation import Exact
     from graphscale.nn.plain import plain
     from graphscale.objectives.node import node_loss
-    from graphscale.partitioning import partition
     from graphscale.run import Run, device_of
     from graphscale.sync.replicas import Replicas
     from graphscale.world import World
@@ -134,27 +131,8 @@ def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
     world, device = World.current(), device_of(config.device)
     model, feed, notes = nodes.model_of(config, views.seen, seed, views.whole)
     model.to(device)
-    batches: Batches = FullBatch(views.seen, seed=seed, world=world)
-    quality: Mapping[str, object] = {}
-    trained_on = views.seen
-    if config.batches == "neighbors":
-        batches = NeighborBatches(views.seen, config.fanouts(), config.batch_size, seed=seed, world=world)
-        nodes.demand_pairs(model, batches.smallest)
-        if (config.norm == "sym" and feed is None) or config.model == "gcn":
-            notes.append("sampled blocks do not know the degrees of their outermost sources: GCN's norm is approximate")
-    if config.batches == "clusters":
-        graph = views.seen
-        if graph.num_parts == 1:
-            graph = partition(graph, config.num_parts, method=config.partitioner, seed=seed).apply(graph)
-        else:
-            notes.append(f"clusters of the store are used ({graph.num_parts}); --num-parts and --partitioner are not")
-        quality, trained_on = graph.clusters, graph
-        q = config.parts_per_batch
-        if graph.num_parts < q <= _asked(graph):
-            notes.append(f"{graph.num_parts} clusters hold a node: a batch takes all of them, not {q}")
-            q = graph.num_parts
-        batches = ClusterBatches(graph, q, seed=seed, world=world)
-        nodes.demand_pairs(model, batches.smallest)
+    trained_on, batches, smallest, said = _seen(config, views.seen, seed, world, house=feed is None)
+    nodes.demand_pairs(model, smallest)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     objective = node_loss(plain(model, feed, bf16=config.precision == "bf16"))
     scored = metrics.names(views.whole.num_classes, multilabel=views.whole.multilabel)
@@ -167,15 +145,44 @@ def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
         monitor=config.monitor or scored[0],
         world=world,
         device=device,
-        partition=quality,
+        partition=trained_on.clusters if config.batches == "clusters" else {},
         keeps={
             "scaler": views.scaler.state_dict(),
             "num_classes": views.whole.num_classes,
             "graph": trained_on.identity(),
         },
-        notes=(*views.notes, *notes),
+        notes=(*views.notes, *notes, *said),
         prefetch=config.prefetch,
     )
+
+
+def _seen(
+    config: ClusterGCNConfig, graph: Graph, seed: int, world: World, *, house: bool
+) -> tuple[Graph, Batches, int, list[str]]:
+    """(the graph in the order of its batches, the batches, nodes of the smallest one, what is to be said of them)."""
+    from graphscale.batches.cluster import ClusterBatches
+    from graphscale.batches.full import FullBatch
+    from graphscale.batches.neighbor import NeighborBatches
+    from graphscale.partitioning import partition
+
+    if config.batches == "full":
+        return graph, FullBatch(graph, seed=seed, world=world), graph.num_nodes, []
+    notes = []
+    if config.batches == "neighbors":
+        if (config.norm == "sym" and house) or config.model == "gcn":
+            notes.append("sampled blocks do not know the degrees of their outermost sources: GCN's norm is approximate")
+        sampled = NeighborBatches(graph, config.fanouts(), config.batch_size, seed=seed, world=world)
+        return graph, sampled, sampled.smallest, notes
+    if graph.num_parts == 1:
+        graph = partition(graph, config.num_parts, method=config.partitioner, seed=seed).apply(graph)
+    else:
+        notes.append(f"clusters of the store are used ({graph.num_parts}); --num-parts and --partitioner are not")
+    q = config.parts_per_batch
+    if graph.num_parts < q <= _asked(graph):
+        notes.append(f"{graph.num_parts} clusters hold a node: a batch takes all of them, not {q}")
+        q = graph.num_parts
+    united = ClusterBatches(graph, q, seed=seed, world=world)
+    return graph, united, united.smallest, notes
 
 
 def _asked(graph: Graph) -> int:

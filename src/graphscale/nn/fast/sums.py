@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.nn import aggr, conv
 
 from graphscale.edge_view import BlockEdges
@@ -17,15 +17,24 @@ from graphscale.kernels.aggregate import aggregate
 from graphscale.nn.fast.layer import Fast, narrow, sum_first
 
 
-class SAGEConv(Fast, conv.SAGEConv):  # type: ignore[misc]
-    """Hamilton et al. 2017."""
-
-    stock = conv.SAGEConv
+class _Reducing(Fast):
+    """Layers that reduce the rows of neighbours as they are."""
 
     @classmethod
     def fits(cls, module: Any) -> bool:
         """Sums, means and maxima; no learned aggregation."""
         return super().fits(module) and type(module.aggr_module) in _REDUCED
+
+    def reduced(self, edges: BlockEdges, x: Tensor) -> Tensor:
+        """What every node's neighbourhood gives."""
+        layer: Any = self
+        return self.sent(edges, _REDUCED[type(layer.aggr_module)](edges, x))
+
+
+class SAGEConv(_Reducing, conv.SAGEConv):  # type: ignore[misc]
+    """Hamilton et al. 2017."""
+
+    stock = conv.SAGEConv
 
     def forward(self, x: Any, edge_index: Any, size: Any = None) -> Any:
         """[n, in] -> [n, out]."""
@@ -34,32 +43,26 @@ class SAGEConv(Fast, conv.SAGEConv):  # type: ignore[misc]
         near = self.lin(x).relu() if self.project and hasattr(self, "lin") else x
         linear = type(self.aggr_module) is not aggr.MaxAggregation
         if linear and not sum_first(near, self.lin_l):
-            out = self.sent(edge_index, _reduced(self.aggr_module, edge_index, F.linear(near, self.lin_l.weight)))
+            out = self.reduced(edge_index, F.linear(near, self.lin_l.weight))
             out = out if self.lin_l.bias is None else out + self.lin_l.bias
         else:
-            out = self.lin_l(self.sent(edge_index, _reduced(self.aggr_module, edge_index, narrow(near))))
+            out = self.lin_l(self.reduced(edge_index, narrow(near)))
         if self.root_weight:
             out = out + self.lin_r(x)
         return F.normalize(out, p=2.0, dim=-1) if self.normalize else out
 
 
-class GINConv(Fast, conv.GINConv):  # type: ignore[misc]
+class GINConv(_Reducing, conv.GINConv):  # type: ignore[misc]
     """Xu et al. 2019."""
 
     stock = conv.GINConv
-
-    @classmethod
-    def fits(cls, module: Any) -> bool:
-        """Sums, means and maxima; no learned aggregation."""
-        return super().fits(module) and type(module.aggr_module) in _REDUCED
 
     def forward(self, x: Any, edge_index: Any, size: Any = None) -> Any:
         """[n, in] -> [n, out]."""
         if not (self.at_hand(edge_index) and isinstance(x, Tensor) and size is None):
             return super().forward(x, edge_index, size)
         near = narrow(x)
-        out = self.sent(edge_index, _reduced(self.aggr_module, edge_index, near))
-        return self.nn(out + (1 + self.eps) * near)
+        return self.nn(self.reduced(edge_index, near) + (1 + self.eps) * near)
 
 
 def _mean(edges: BlockEdges, x: Tensor) -> Tensor:
@@ -71,10 +74,6 @@ _REDUCED: dict[Any, Callable[[BlockEdges, Tensor], Tensor]] = {
     aggr.MeanAggregation: _mean,
     aggr.MaxAggregation: lambda edges, x: entries.maximum(edges.pattern, x),
 }
-
-
-def _reduced(how: nn.Module, edges: BlockEdges, x: Tensor) -> Tensor:
-    return _REDUCED[type(how)](edges, x)
 
 
 class PNAConv(Fast, conv.PNAConv):  # type: ignore[misc]
