@@ -11,6 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from graphscale.csr import Csr, from_entries
 from graphscale.kernels import entries
+from graphscale.kernels.maximum import maximum
 
 H, D = 3, 2
 
@@ -76,7 +77,7 @@ def test_softmax_of_large_scores():
 @every
 def test_maximum(adj):
     x = random(adj.num_cols, D)
-    out = entries.maximum(adj, x)
+    out = maximum(adj, x)
     for r in range(adj.num_rows):
         columns = [c for row, c in by_hand(adj) if row == r]
         expected = x[columns].amax(0) if columns else torch.zeros(D, dtype=torch.float64)
@@ -86,7 +87,7 @@ def test_maximum(adj):
 def test_between_equal_ones_the_first_gets_the_gradient():
     adj, _ = from_entries(torch.tensor([0, 0, 1]), torch.tensor([1, 2, 2]), (2, 3))
     x = torch.ones(3, 1, dtype=torch.float64, requires_grad=True)
-    entries.maximum(adj, x).sum().backward()
+    maximum(adj, x).sum().backward()
     assert x.grad.flatten().tolist() == [0, 1, 1]
 
 
@@ -105,7 +106,7 @@ FUNCTIONS = {
     "row_sum": lambda adj: (lambda v: entries.row_sum(adj, v).sin(), (random(adj.num_entries, H),)),
     "column_sum": lambda adj: (lambda v: entries.column_sum(adj, v).sin(), (random(adj.num_entries, H),)),
     "softmax": lambda adj: (lambda v: entries.softmax(adj, v), (random(adj.num_entries, H),)),
-    "maximum": lambda adj: (lambda x: entries.maximum(adj, x).sin(), (random(adj.num_cols, D),)),
+    "maximum": lambda adj: (lambda x: maximum(adj, x).sin(), (random(adj.num_cols, D),)),
 }
 
 
@@ -152,4 +153,4 @@ def test_nothing_to_sum():
     empty, _ = from_entries(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64), (3, 5))
     assert torch.equal(entries.weighted_sum(empty, torch.empty(0, H), torch.ones(5, H, D)), torch.zeros(3, H, D))
     assert entries.softmax(empty, torch.empty(0, H)).shape == (0, H)
-    assert torch.equal(entries.maximum(empty, torch.ones(5, D)), torch.zeros(3, D))
+    assert torch.equal(maximum(empty, torch.ones(5, D)), torch.zeros(3, D))

@@ -10,7 +10,6 @@
 | column_sum   | [E, H] -> [C, H]                    | of_columns                  |
 | additive     | [R, H, D], [C, H, D] -> [E, H]      | itself; gathers the 2nd time|
 | softmax      | [E, H] -> [E, H], over every row    | row_sum, of_rows            |
-| maximum      | [C, D] -> [R, D]                    | itself, with the choice kept|
 
 Every backward pass is made of functions of this table, which is what makes a second derivative come out
 right. R rows, C columns, E entries of the matrix, H heads, D numbers a head. On a CPU the loops are
@@ -22,7 +21,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,8 +28,7 @@ from torch import Tensor
 
 from graphscale.csr import Csr
 from graphscale.kernels import loops
-
-_MOST_THREADS = numba.get_num_threads()
+from graphscale.kernels.calling import looped, wide_of
 
 
 def weighted_sum(adj: Csr, values: Tensor, x: Tensor) -> Tensor:
@@ -86,26 +83,6 @@ def softmax(adj: Csr, scores: Tensor) -> Tensor:
     return out
 
 
-def maximum(adj: Csr, x: Tensor) -> Tensor:
-    """[R, D]: the largest of every row's columns of x [C, D], 0 for a row without entries.
-
-    Between equal ones the first column is chosen, and alone gets the gradient.
-    """
-    out: Tensor = _Maximum.apply(x, adj)  # type: ignore[no-untyped-call]
-    return out
-
-
-def _looped(loop: Any, *arguments: Any) -> None:
-    """Run a compiled loop over contiguous tensors on the CPU, with as many threads as torch has."""
-    numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))
-    loop(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))
-
-
-def _wide(x: Tensor) -> Tensor:
-    """What the loops take: contiguous float32 or float64."""
-    return (x if x.dtype == torch.float64 else x.float()).contiguous()
-
-
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, x: Tensor, adj: Csr) -> Tensor:
@@ -114,9 +91,9 @@ class _WeightedSum(torch.autograd.Function):
         if x.device.type != "cpu":
             out = x.new_zeros(adj.num_rows, *x.shape[1:])
             return out.index_add_(0, adj.row_of, values[:, :, None] * x[adj.indices])
-        wide = _wide(x)
+        wide = wide_of(x)
         out = wide.new_empty(adj.num_rows, *x.shape[1:])
-        _looped(loops.weighted_sum, adj.indptr, adj.indices, _wide(values).to(wide.dtype), wide, out)
+        looped(loops.weighted_sum, adj.indptr, adj.indices, wide_of(values).to(wide.dtype), wide, out)
         return out.to(x.dtype)
 
     @staticmethod
@@ -135,9 +112,9 @@ class _Dot(torch.autograd.Function):
         ctx.save_for_backward(a, b)
         if a.device.type != "cpu":
             return (a[adj.row_of] * b[adj.indices]).sum(2)
-        wide = _wide(a)
+        wide = wide_of(a)
         out = wide.new_empty(adj.num_entries, a.shape[1])
-        _looped(loops.dot, adj.indptr, adj.indices, wide, _wide(b).to(wide.dtype), out)
+        looped(loops.dot, adj.indptr, adj.indices, wide, wide_of(b).to(wide.dtype), out)
         return out.to(a.dtype)
 
     @staticmethod
@@ -156,10 +133,10 @@ class _Additive(torch.autograd.Function):
         ctx.save_for_backward(a, b, att)
         if a.device.type != "cpu":
             return _additive_gathered(adj, a, b, att, slope)
-        wide = _wide(a)
-        others = (_wide(t).to(wide.dtype) for t in (b, att))
+        wide = wide_of(a)
+        others = (wide_of(t).to(wide.dtype) for t in (b, att))
         out = wide.new_empty(adj.num_entries, a.shape[1])
-        _looped(loops.additive, adj.indptr, adj.indices, wide, *others, _number(slope, wide), out)
+        looped(loops.additive, adj.indptr, adj.indices, wide, *others, _number(slope, wide), out)
         return out.to(a.dtype)
 
     @staticmethod
@@ -174,7 +151,7 @@ class _Additive(torch.autograd.Function):
             found = iter(torch.autograd.grad(out, needed, grad, create_graph=again))
             return (*(next(found) if want else None for want in wanted), None, None)
         transposed, entry = ctx.adj.transposed
-        g, straight = _wide(grad), torch.empty(0, dtype=torch.int64)
+        g, straight = wide_of(grad), torch.empty(0, dtype=torch.int64)
         to_a, to_att = _additive_back(ctx.adj, straight, g, a, b, att, ctx.slope)
         to_b, _ = _additive_back(transposed, entry, g, b, a, att, ctx.slope)
         return to_a.to(a.dtype), to_b.to(b.dtype), to_att.sum(0).to(att.dtype), None, None
@@ -188,10 +165,10 @@ def _additive_gathered(adj: Csr, a: Tensor, b: Tensor, att: Tensor, slope: float
 def _additive_back(
     adj: Csr, order: Tensor, grad: Tensor, a: Tensor, b: Tensor, att: Tensor, slope: float
 ) -> tuple[Tensor, Tensor]:
-    a, b, att = (_wide(t).to(grad.dtype) for t in (a, b, att))
+    a, b, att = (wide_of(t).to(grad.dtype) for t in (a, b, att))
     to_a, to_att = torch.empty_like(a), torch.empty_like(a)
     arrays = (adj.indptr, adj.indices, order, grad, a, b, att, _number(slope, a), to_a, to_att)
-    _looped(loops.additive_back, *arrays)
+    looped(loops.additive_back, *arrays)
     return to_a, to_att
 
 
@@ -250,9 +227,9 @@ class _ColumnSum(torch.autograd.Function):
 
 
 def _sums(indptr: Tensor, order: Tensor, values: Tensor) -> Tensor:
-    wide = _wide(values)
+    wide = wide_of(values)
     out = wide.new_empty(indptr.numel() - 1, values.shape[1])
-    _looped(loops.row_sum, indptr, order, wide, out)
+    looped(loops.row_sum, indptr, order, wide, out)
     return out.to(values.dtype)
 
 
@@ -260,9 +237,9 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, adj: Csr) -> Tensor:
         if scores.device.type == "cpu":
-            wide = _wide(scores)
+            wide = wide_of(scores)
             share = torch.empty_like(wide)
-            _looped(loops.softmax, adj.indptr, wide, share)
+            looped(loops.softmax, adj.indptr, wide, share)
             share = share.to(scores.dtype)
         else:
             top = scores.new_full((adj.num_rows, scores.shape[1]), -torch.inf)
@@ -278,52 +255,3 @@ class _Softmax(torch.autograd.Function):
         (share,) = ctx.saved_tensors
         weighted = share * grad
         return weighted - share * of_rows(ctx.adj, row_sum(ctx.adj, weighted)), None
-
-
-class _Maximum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, adj: Csr) -> Tensor:
-        wide = _wide(x.cpu())  # no atomic maximum with its place on a GPU
-        host = adj.to(wide.device)
-        out = wide.new_empty(adj.num_rows, x.shape[1])
-        chosen = torch.empty(out.shape, dtype=adj.indices.dtype)
-        _looped(loops.maximum, host.indptr, host.indices, wide, out, chosen)
-        ctx.adj, ctx.chosen = host, chosen
-        return out.to(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _FromChosen.apply(grad, ctx.adj, ctx.chosen), None  # type: ignore[no-untyped-call]
-
-
-class _FromChosen(torch.autograd.Function):
-    """The gradient of a maximum: every row's number to the column that it chose."""
-
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, adj: Csr, chosen: Tensor) -> Tensor:
-        ctx.adj, ctx.chosen = adj, chosen
-        transposed, _ = adj.transposed
-        wide = _wide(grad.cpu())
-        out = wide.new_empty(adj.num_cols, grad.shape[1])
-        _looped(loops.from_chosen, transposed.indptr, transposed.indices, chosen, wide, out)
-        return out.to(grad)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _Chosen.apply(grad, ctx.adj, ctx.chosen), None, None  # type: ignore[no-untyped-call]
-
-
-class _Chosen(torch.autograd.Function):
-    """What every row chose: linear, the transpose of ``_FromChosen``."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, adj: Csr, chosen: Tensor) -> Tensor:
-        ctx.adj, ctx.chosen = adj, chosen
-        wide = _wide(x.cpu())
-        out = wide.new_empty(chosen.shape)
-        _looped(loops.pick, chosen, wide, out)
-        return out.to(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _FromChosen.apply(grad, ctx.adj, ctx.chosen), None, None  # type: ignore[no-untyped-call]

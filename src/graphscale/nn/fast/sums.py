@@ -12,8 +12,8 @@ from torch import Tensor
 from torch_geometric.nn import aggr, conv
 
 from graphscale.edge_view import BlockEdges
-from graphscale.kernels import entries
 from graphscale.kernels.aggregate import aggregate
+from graphscale.kernels.maximum import maximum
 from graphscale.nn.fast.layer import Fast, narrow, sum_first
 
 
@@ -72,7 +72,7 @@ def _mean(edges: BlockEdges, x: Tensor) -> Tensor:
 _REDUCED: dict[Any, Callable[[BlockEdges, Tensor], Tensor]] = {
     aggr.SumAggregation: lambda edges, x: aggregate(edges.pattern, x),
     aggr.MeanAggregation: _mean,
-    aggr.MaxAggregation: lambda edges, x: entries.maximum(edges.pattern, x),
+    aggr.MaxAggregation: lambda edges, x: maximum(edges.pattern, x),
 }
 
 
@@ -134,8 +134,8 @@ def _deviation(edges: BlockEdges, x: Tensor, shift: Tensor) -> Tensor:
 _SHIFTED: dict[Any, Callable[[BlockEdges, Tensor, Tensor], Tensor]] = {
     aggr.SumAggregation: lambda edges, x, shift: aggregate(edges.pattern, x) + edges.degree * shift,
     aggr.MeanAggregation: lambda edges, x, shift: _mean(edges, x) + shift,
-    aggr.MaxAggregation: lambda edges, x, shift: entries.maximum(edges.pattern, x) + shift,
-    aggr.MinAggregation: lambda edges, x, shift: shift - entries.maximum(edges.pattern, -x),
+    aggr.MaxAggregation: lambda edges, x, shift: maximum(edges.pattern, x) + shift,
+    aggr.MinAggregation: lambda edges, x, shift: shift - maximum(edges.pattern, -x),
     aggr.VarAggregation: _variance,
     aggr.StdAggregation: _deviation,
 }
