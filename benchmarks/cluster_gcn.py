@@ -31,7 +31,7 @@ from graphscale import probe
 from graphscale.batches.ahead import ahead
 from graphscale.batches.cluster import ClusterBatches
 from graphscale.csr import Csr
-from graphscale.data.static import to_pyg
+from graphscale.data.pyg import to_pyg
 from graphscale.data.synthetic import planted
 from graphscale.edge_view import BlockEdges
 from graphscale.graph import Graph

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from graphscale.data.static import DATA_VARIABLE
+from graphscale.data.pyg import DATA_VARIABLE
 
 # Where ../shared/data is, tests of real data sets run; elsewhere they skip and say so.
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"

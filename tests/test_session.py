@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from graphscale import checkpoint, nodes, places, session
-from graphscale.data import static
+from graphscale.data import pyg, static
 from graphscale.errors import InputError
 from graphscale.recipes.cluster_gcn import ClusterGCNConfig
 
@@ -462,7 +462,7 @@ def test_configurations_are_values():
 
 @pytest.mark.data
 def test_cora_learns(data_dir, monkeypatch):
-    monkeypatch.setenv(static.DATA_VARIABLE, str(data_dir))
+    monkeypatch.setenv(pyg.DATA_VARIABLE, str(data_dir))
     settings = {"model": "cluster_gcn", "norm": "sym", "concat": False, "layer_norm": False, "layers": 2, "lr": 0.05}
     config = ClusterGCNConfig(
         data="cora", scaling="row", epochs=20, num_parts=10, dropout=0.5, out=Path("run"), **settings
@@ -475,7 +475,7 @@ def test_cora_learns(data_dir, monkeypatch):
 
 @pytest.mark.data
 def test_a_model_moves_from_one_country_to_another(data_dir, monkeypatch):
-    monkeypatch.setenv(static.DATA_VARIABLE, str(data_dir))
+    monkeypatch.setenv(pyg.DATA_VARIABLE, str(data_dir))
     result = train("run", data="twitch/PTBR", epochs=2)
     scored = session.evaluate(Path("run"), data="twitch/RU")
     assert scored["data"] == "twitch/RU"

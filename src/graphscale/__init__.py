@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from graphscale.api import clusters as clusters
     from graphscale.batches.cluster import ClusterBatches as ClusterBatches
     from graphscale.batches.full import FullBatch as FullBatch
-    from graphscale.data.static import from_pyg as from_pyg
+    from graphscale.data.pyg import from_pyg as from_pyg
+    from graphscale.data.pyg import to_pyg as to_pyg
     from graphscale.data.static import load as load_graph  # noqa: F401
-    from graphscale.data.static import to_pyg as to_pyg
     from graphscale.errors import InputError as InputError
     from graphscale.graph import Graph as Graph
     from graphscale.loop import fit as fit
@@ -35,10 +35,10 @@ _HOME = {
     "clusters": "api",
     "ClusterBatches": "batches.cluster",
     "FullBatch": "batches.full",
-    "from_pyg": "data.static",
+    "from_pyg": "data.pyg",
     "load": "outputs",
     "load_graph": "data.static",
-    "to_pyg": "data.static",
+    "to_pyg": "data.pyg",
     "InputError": "errors",
     "Graph": "graph",
     "partition": "partitioning",

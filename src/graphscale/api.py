@@ -9,7 +9,7 @@ from typing import Any
 from graphscale.batch import Batch
 from graphscale.batches.cluster import ClusterBatches
 from graphscale.csr import Csr
-from graphscale.data.static import from_pyg
+from graphscale.data.pyg import from_pyg
 from graphscale.partitioning import Method, partition
 
 

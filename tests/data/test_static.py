@@ -13,7 +13,8 @@ from torch_geometric.data import Data, HeteroData
 
 from graphscale.csr import Csr
 from graphscale.data import static
-from graphscale.data.static import DATA_VARIABLE, from_pyg, load, read_npz
+from graphscale.data.pyg import DATA_VARIABLE, from_pyg
+from graphscale.data.static import load, read_npz
 from graphscale.errors import InputError
 
 N = 12

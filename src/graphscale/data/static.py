@@ -3,8 +3,7 @@
 The ``.npz`` layout: ``edge_index`` [2, E]; ``num_nodes``; ``x`` [N, F] or ``x_indptr``, ``x_indices``,
 ``x_data``, ``x_shape`` (sparse features); ``y`` [N] (-1 unlabelled) or [N, C]; ``train_mask``,
 ``val_mask``, ``test_mask`` [N] or [N, S]; optionally ``edge_weight`` [E] and ``edge_attr`` [E, D].
-Nothing of a file is unpickled. PyG's and OGB's data sets are read by their own code, which may unpickle what
-it downloaded.
+Nothing of a file is unpickled.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,10 @@ import torch
 from torch import Tensor
 
 from graphscale import store
-from graphscale.csr import Csr, from_entries, from_scipy_arrays
-from graphscale.data import digits, synthetic
+from graphscale.csr import Csr, from_scipy_arrays
+from graphscale.data import digits, masks, pyg, synthetic
 from graphscale.errors import InputError, first_sentence
 from graphscale.graph import SPLITS, Graph, from_edges
-
-DATA_VARIABLE = "GRAPHSCALE_DATA"
 
 _SPARSE = ("x_indptr", "x_indices", "x_data", "x_shape")
 _MASKS = tuple(f"{split}_mask" for split in SPLITS)
@@ -66,15 +63,15 @@ def load(name: str | Path, *, split: int = 0, undirected: bool = False, seed: in
             raise InputError(f"{name} has one split; {split} was asked. Leave out --split.")
         return synthetic.planted(_planted_size(name), seed=seed)
     if name.startswith("ogb:"):
-        return read_ogb(name, undirected=undirected)
+        return pyg.read_ogb(name, undirected=undirected)
     if ":" in name:
-        return read_pyg(name, split=split, undirected=undirected)
-    folder = os.environ.get(DATA_VARIABLE)
-    where = f"the folder {folder}" if folder else f"{DATA_VARIABLE} (unset)"
+        return pyg.read_pyg(name, split=split, undirected=undirected)
+    folder = os.environ.get(pyg.DATA_VARIABLE)
+    where = f"the folder {folder}" if folder else f"{pyg.DATA_VARIABLE} (unset)"
     raise InputError(
         f"no data set '{name}': it is neither built in (planted, digits) nor in {where}."
         " Give a path to an .npz file, a PyG data set such as Planetoid:Cora, or set"
-        f" {DATA_VARIABLE} to a folder that holds {name}/graph.npz."
+        f" {pyg.DATA_VARIABLE} to a folder that holds {name}/graph.npz."
     )
 
 
@@ -82,22 +79,16 @@ def all_splits(name: str) -> dict[str, Tensor] | None:
     """Masks [N, S] of every split of what ``load(name)`` gives; None where there is one only."""
     path = _found(name)
     if path is None:
-        return _pyg_splits(name) if ":" in name and not name.startswith(("ogb:", "planted:")) else None
+        return pyg.splits(name) if ":" in name and not name.startswith(("ogb:", "planted:")) else None
     if store.is_store(path):
         return store.splits(path)
     with np.load(path, allow_pickle=False) as archive:
-        return _all_of({split: torch.from_numpy(archive[f"{split}_mask"]) for split in SPLITS})
-
-
-def _pyg_splits(name: str) -> dict[str, Tensor] | None:
-    data = _pyg_data(name)
-    masks = {split: data.get(f"{split}_mask") for split in SPLITS}
-    return None if any(mask is None for mask in masks.values()) else _all_of(masks)
+        return masks.all_of({split: torch.from_numpy(archive[f"{split}_mask"]) for split in SPLITS})
 
 
 def _found(name: str) -> Path | None:
     """The store or file that a name means, if any: what the name says itself, then the data folder."""
-    folder = os.environ.get(DATA_VARIABLE)
+    folder = os.environ.get(pyg.DATA_VARIABLE)
     for place in (Path(name), *([Path(folder) / name] if folder else [])):
         if store.is_store(place):
             return place
@@ -165,14 +156,14 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], name: str, split: int, undire
     elif "x" in arrays:
         x = torch.from_numpy(arrays["x"]).float()
     y = torch.from_numpy(arrays["y"])
-    masks = _chosen({key: torch.from_numpy(arrays[f"{key}_mask"]) for key in SPLITS}, split, name)
+    chosen = masks.chosen({key: torch.from_numpy(arrays[f"{key}_mask"]) for key in SPLITS}, split, name)
     optional = {key: torch.from_numpy(arrays[key]).float() for key in ("edge_weight", "edge_attr") if key in arrays}
     return from_edges(
         torch.from_numpy(arrays["edge_index"]),
         num_nodes,
         x=x,
         y=y.float() if y.dim() == 2 and y.shape[1] > 1 else y,
-        masks=masks,
+        masks=chosen,
         weight=optional.get("edge_weight"),
         edge_attr=optional.get("edge_attr"),
         undirected=undirected,
@@ -200,135 +191,3 @@ def _is_csr(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, rows: int
     if not lengths or (np.diff(indptr) < 0).any():
         return False
     return len(indices) == 0 or 0 <= indices.min() <= indices.max() < cols
-
-
-def _chosen(masks: Mapping[str, Tensor], split: int, name: str) -> dict[str, Tensor]:
-    """One split [N] of masks that may hold several [N, S]; a mask [N] beside them belongs to every split."""
-    empty = [key for key, mask in masks.items() if mask.dim() == 2 and mask.shape[1] == 0]
-    if empty:
-        raise InputError(f"the {empty[0]} mask of {name} is [N, 0]: it holds no split. Give [N] or [N, S] booleans.")
-    sizes = {key: mask.shape[1] for key, mask in masks.items() if mask.dim() == 2}
-    if len(set(sizes.values())) > 1:
-        said = ", ".join(f"{key} {size}" for key, size in sizes.items())
-        raise InputError(f"the masks of {name} hold different numbers of splits: {said}. Give each the same, or one.")
-    splits = max(sizes.values(), default=1)
-    if not 0 <= split < splits:
-        raise InputError(f"split {split} asked, but {name} holds {splits}. Choose --split 0..{splits - 1}.")
-    return {key: mask[:, split].contiguous() if mask.dim() == 2 else mask for key, mask in masks.items()}
-
-
-def _all_of(masks: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """Masks [N, S] of every split; None where there is one only."""
-    splits = max((mask.shape[1] for mask in masks.values() if mask.dim() == 2), default=1)
-    if splits == 1:
-        return None
-    return {key: mask if mask.dim() == 2 else mask[:, None].expand(-1, splits) for key, mask in masks.items()}
-
-
-def read_pyg(name: str, *, split: int = 0, undirected: bool = False) -> Graph:
-    """A PyG data set, ``Class:Name`` or ``Class``, downloaded by PyG where it is not yet there."""
-    return from_pyg(_pyg_data(name), name=name, split=split, undirected=undirected)
-
-
-def _pyg_data(name: str) -> Any:
-    from torch_geometric import datasets  # seconds to import, so only when asked for
-
-    kind, _, rest = name.partition(":")
-    if not hasattr(datasets, kind):
-        raise InputError(
-            f"PyG has no data set class '{kind}'. See torch_geometric.datasets for the names; write Planetoid:Cora."
-        )
-    root = Path(os.environ.get(DATA_VARIABLE, Path.home() / ".cache" / "graphscale")) / "pyg" / kind
-    try:
-        return getattr(datasets, kind)(str(root), *([rest] if rest else []))[0]
-    except Exception as error:
-        raise InputError(
-            f"PyG could not give {name}: {first_sentence(error)}. Is there a network, and does {kind} take a name?"
-            f" It looks in {root}."
-        ) from error
-
-
-def read_ogb(name: str, *, undirected: bool = False) -> Graph:
-    """An OGB node data set, ``ogb:ogbn-arxiv``, where the package ogb is installed; its official split.
-
-    Raises:
-        InputError: where ogb is not installed or cannot give the data set.
-    """
-    try:
-        from ogb.nodeproppred import PygNodePropPredDataset
-    except ImportError as error:
-        raise InputError(f"{name} needs the package ogb. Install it: pip install ogb.") from error
-    root = Path(os.environ.get(DATA_VARIABLE, Path.home() / ".cache" / "graphscale")) / "ogb"
-    try:
-        found: Any = PygNodePropPredDataset(name.removeprefix("ogb:"), root=str(root))
-        data, split = found[0], found.get_idx_split()
-    except Exception as error:
-        raise InputError(f"OGB could not give {name}: {first_sentence(error)}. It looks in {root}.") from error
-    for ours, theirs in (("train", "train"), ("val", "valid"), ("test", "test")):
-        mask = torch.zeros(int(data.num_nodes), dtype=torch.bool)
-        mask[split[theirs]] = True
-        data[f"{ours}_mask"] = mask
-    return from_pyg(data, name=name, undirected=undirected)
-
-
-def from_pyg(
-    data: Any,
-    *,
-    name: str = "the graph",
-    split: int = 0,
-    undirected: bool = False,
-    splits: Sequence[str] = SPLITS,
-) -> Graph:
-    """A graph from a ``torch_geometric.data.Data`` with labels and masks.
-
-    Args:
-        splits: whose masks are needed and taken.
-
-    Raises:
-        InputError: on a heterogeneous graph, or where labels or masks are missing.
-    """
-    if hasattr(data, "node_types") or hasattr(data, "edge_index_dict"):
-        raise InputError(
-            f"{name} is heterogeneous; clusters, histories and sub-networks are defined here for one node type."
-            " Convert it with data.to_homogeneous() and keep the types as features."
-        )
-    missing = [key for key in ("edge_index", "y", *(f"{s}_mask" for s in splits)) if data.get(key) is None]
-    if missing:
-        raise InputError(
-            f"{name} lacks {', '.join(missing)}. Add them (torch_geometric.transforms.RandomNodeSplit makes masks)."
-        )
-    x = data.x
-    if x is not None and x.layout != torch.strided:
-        entries = x.to_sparse_coo().coalesce()
-        row, col = entries.indices()
-        x, _ = from_entries(row, col, (x.shape[0], x.shape[1]), entries.values().float())
-    attr, weight = data.get("edge_attr"), data.get("edge_weight")
-    y = data.y.float() if data.y.dim() == 2 and data.y.shape[1] > 1 else data.y
-    return from_edges(
-        data.edge_index,
-        # Without features PyG would guess the number from the edges and lose isolated nodes.
-        int(data.num_nodes) if x is not None or "num_nodes" in data else y.shape[0],
-        x=x.float() if isinstance(x, Tensor) else x,
-        y=y,
-        masks=_chosen({s: data[f"{s}_mask"] for s in splits}, split, name),
-        weight=None if weight is None else weight.float(),
-        edge_attr=None if attr is None else attr.float(),
-        undirected=undirected,
-        name=name,
-    )
-
-
-def to_pyg(graph: Graph) -> Any:
-    """The graph as a ``torch_geometric.data.Data``: the reverse of ``from_pyg``, in the graph's order of nodes."""
-    from torch_geometric.data import Data
-
-    values = {
-        "x": graph.x.dense() if isinstance(graph.x, Csr) else graph.x,
-        "edge_index": torch.stack([graph.adj.indices.long(), graph.adj.row_of.long()]),
-        "edge_weight": graph.adj.values,
-        "edge_attr": graph.edge_attr,
-        "y": graph.y,
-        **{f"{split}_mask": mask for split, mask in graph.masks.items()},
-    }
-    kept = {name: value for name, value in values.items() if value is not None}
-    return Data(num_nodes=graph.num_nodes, **kept)
