@@ -54,7 +54,7 @@ def test_prediction_equals_evaluation(runs, tmp_path, model, monkeypatch):
 def test_a_large_graph_goes_through_a_stock_model_in_tiles(runs, tmp_path, monkeypatch):
     run, _ = runs["sage"]
     outputs.predict(run, tmp_path / "whole.parquet", embeddings=True)
-    monkeypatch.setattr("graphscale.prediction._WHOLE", 250)
+    monkeypatch.setattr("graphscale.nn.exact._ONE_PASS", 250)
     outputs.predict(run, tmp_path / "tiles.parquet", embeddings=True)
     one, other = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "tiles"))
     assert one["predicted"] == other["predicted"]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphscale.kernels.layout import count_loops, transpose_entries
+from graphscale.kernels.layout import count_loops, row_totals, transpose_entries
 
 _INT32_MAX = 2**31 - 1
 
@@ -89,6 +89,8 @@ class Csr:
         """[rows] sum of a row's values (float64), the number of its entries where all are 1."""
         if self.values is None:
             return self.indptr.diff().double()
+        if self.device.type == "cpu":
+            return torch.from_numpy(row_totals(self.indptr.numpy(), self.values.detach().numpy()))
         out = torch.zeros(self.num_rows, dtype=torch.float64, device=self.device)
         return out.index_add_(0, self.row_of, self.values.double())
 

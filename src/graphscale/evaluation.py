@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from graphscale.graph import Graph
 from graphscale.metrics import score
-from graphscale.nn.plain import infer
+from graphscale.nn.exact import outputs
 from graphscale.nn.stock import Feed
 
 
@@ -22,14 +22,7 @@ class Exact:
     graph: Graph
     device: torch.device
 
-    def logits(self) -> Tensor:
-        """[N, C] on the CPU."""
-        graph, device = self.graph, self.device
-        assert graph.x is not None
-        attr = None if graph.edge_attr is None else graph.edge_attr.to(device)
-        return infer(self.model, self.feed, graph.x.to(device), graph.adj.to(device), attr).cpu()
-
     def __call__(self) -> dict[str, dict[str, float]]:
         """Metrics by split."""
-        logits, graph = self.logits(), self.graph
+        logits, graph = outputs(self.model, self.feed, self.graph, self.device).logits, self.graph
         return {split: score(logits[graph.masks[split]], graph.y[graph.masks[split]]) for split in ("val", "test")}

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from graphscale import scratch
 from graphscale.csr import Csr, from_entries, merge_duplicates
 from graphscale.errors import InputError
+from graphscale.kernels.layout import count_among, fill_among
 from graphscale.soundness import check_arrays
 
 SPLITS = ("train", "val", "test")
@@ -82,32 +84,38 @@ class Graph:
 
     def induced(self, nodes: Tensor) -> Graph:
         """The graph among ``nodes`` (sorted ids), edges to others dropped: the inductive setting's view."""
-        place = torch.full((self.num_nodes,), -1, dtype=torch.int64)
-        place[nodes] = torch.arange(nodes.numel())
-        entry, ptr = self.adj.entries_of(nodes)
-        row = torch.repeat_interleave(torch.arange(nodes.numel()), ptr.diff())
-        col = place[self.adj.indices[entry].long()]
-        keep = col >= 0
-        values = None if self.adj.values is None else self.adj.values[entry[keep]]
-        adj, moved = from_entries(row[keep], col[keep], (nodes.numel(), nodes.numel()), values)
+        adj, edge_attr = self._among(nodes)
         return replace(
             self,
-            adj=replace(adj, symmetric=self.adj.symmetric),
+            adj=adj,
             x=take_rows(self.x, nodes),
             y=self.y[nodes],
             masks={name: mask[nodes] for name, mask in self.masks.items()},
             part_ptr=torch.searchsorted(nodes, self.part_ptr),  # sorted ids keep the order of clusters
             node_id=self.node_id[nodes],
-            edge_attr=None if self.edge_attr is None else self.edge_attr[entry[keep]][moved],
+            edge_attr=edge_attr,
         )
 
     def without_loops(self) -> Graph:
         """The same graph without its self loops."""
         if not self.adj.has_loops():
             return self
-        keep = self.adj.row_of != self.adj.indices
-        adj = replace(self.adj.select(keep), symmetric=self.adj.symmetric)
-        return replace(self, adj=adj, edge_attr=None if self.edge_attr is None else self.edge_attr[keep])
+        adj, edge_attr = self._among(torch.arange(self.num_nodes), loops=False)
+        return replace(self, adj=adj, edge_attr=edge_attr)
+
+    def _among(self, nodes: Tensor, *, loops: bool = True) -> tuple[Csr, Tensor | None]:
+        """Adjacency and edge attributes among ``nodes`` (sorted ids), memory by nodes: the rest is scratch."""
+        adj, attr = self.adj, self.edge_attr
+        place = torch.full((self.num_nodes,), -1, dtype=adj.indices.dtype)
+        place[nodes] = torch.arange(nodes.numel(), dtype=place.dtype)
+        arrays = (adj.indptr.numpy(), adj.indices.numpy(), nodes.numpy(), place.numpy(), loops)
+        indptr = torch.from_numpy(count_among(*arrays))
+        indices = scratch.empty(int(indptr[-1]), dtype=adj.indices.dtype)
+        entry = scratch.empty(0 if adj.values is None and attr is None else indices.numel(), dtype=torch.int64)
+        fill_among(*arrays, indices.numpy(), entry.numpy())
+        values = None if adj.values is None else scratch.taken(adj.values, entry)
+        kept = Csr(indptr.to(adj.indptr.dtype), indices, values, nodes.numel(), adj.symmetric)
+        return kept, None if attr is None else scratch.taken(attr, entry)
 
     def for_classes(self, num_classes: int) -> Graph:
         """The same graph for a model of ``num_classes`` outputs.
@@ -142,7 +150,7 @@ class Graph:
 def take_rows(x: Tensor | Csr | None, rows: Tensor) -> Tensor | Csr | None:
     """Rows of a feature matrix of any kind."""
     if x is None or isinstance(x, Tensor):
-        return None if x is None else x[rows]
+        return None if x is None else scratch.taken(x, rows)
     return x.take(rows)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,10 +15,7 @@ from torch import Tensor, nn
 
 from graphscale.errors import InputError
 from graphscale.graph import Graph
-from graphscale.nn import tiles
-from graphscale.nn.plain import infer
-from graphscale.nn.splice import last_input
-from graphscale.nn.static import ClusterGCN
+from graphscale.nn.exact import outputs
 from graphscale.nn.stock import Feed
 
 
@@ -31,7 +27,6 @@ class Written(NamedTuple):
 
 
 _TILE = 65536
-_WHOLE = 1 << 20  # a graph of no more nodes and entries passes through a stock model at once
 
 
 def write(
@@ -41,18 +36,16 @@ def write(
 
     Columns: ``node``; ``predicted`` (the likeliest class, or the list of labels above one half);
     ``probability`` (a list over classes); with ``embeddings``, ``embedding``: the last hidden layer.
-    Activations lie in temporary files beside ``path``, so memory does not grow with the graph's edges; only
-    a model that mixes rows by other ways than its edges is one forward pass in memory.
     """
-    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        logits, hidden, note = _outputs(model, feed, graph, device, Path(scratch), embeddings=embeddings)
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as work:
+        logits, hidden, note = outputs(model, feed, graph, device, hidden=embeddings)
         if embeddings and hidden is None:
             raise InputError(
                 f"{type(model).__name__} has no hidden layer before one that sends messages: there are no embeddings to"
                 " write. Leave out --embeddings."
             )
         order = graph.node_id.argsort()
-        aside = Path(scratch) / "rows"
+        aside = Path(work) / "rows"
         with pa_parquet.ParquetWriter(aside, _schema(graph, hidden)) as out:
             for start in range(0, graph.num_nodes, _TILE):
                 rows = order[start : start + _TILE]
@@ -92,34 +85,3 @@ def _table(graph: Graph, rows: Tensor, logits: Tensor, hidden: Tensor | None) ->
 def _lists(values: Tensor) -> pa.FixedSizeListArray:
     flat = pa.array(np.ascontiguousarray(values.numpy()).reshape(-1), type=pa.float32())
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-
-
-def _outputs(
-    model: nn.Module, feed: Feed | None, graph: Graph, device: torch.device, scratch: Path, *, embeddings: bool
-) -> tuple[Tensor, Tensor | None, str]:
-    assert graph.x is not None
-    model.eval()
-    files = itertools.count()
-
-    def on_disk(rows: int, cols: int, dtype: torch.dtype) -> Tensor:
-        kind = torch.empty(0, dtype=dtype).numpy().dtype
-        file = scratch / f"activation-{next(files)}"
-        return torch.from_numpy(np.asarray(np.memmap(file, dtype=kind, mode="w+", shape=(rows, cols))))
-
-    if isinstance(model, ClusterGCN) and device.type == "cpu":
-        layers = list(model.layers(graph.x, graph.adj, allocate=on_disk))
-        return layers[-1], layers[-2] if embeddings and len(layers) > 1 else None, ""
-    large = graph.num_entries > _WHOLE or graph.num_nodes > _WHOLE
-    note = ""
-    if feed is not None and large:
-        way = tiles.way(model, feed, graph)
-        if way != "whole":
-            logits, hidden = tiles.in_tiles(
-                model, feed, graph, device=device, degrees=way == "degrees", allocate=on_disk, entries=_WHOLE
-            )
-            return logits, hidden if embeddings else None, ""
-        note = f"{type(model).__name__} mixes rows by other ways than edges: it ran in one pass, in memory of all edges"
-    with last_input(model) as seen:
-        attr = None if graph.edge_attr is None else graph.edge_attr.to(device)
-        logits = infer(model, feed, graph.x.to(device), graph.adj.to(device), attr).cpu()
-    return logits, seen[-1].cpu() if embeddings and seen else None, note

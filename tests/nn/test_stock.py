@@ -12,7 +12,8 @@ from graphscale.batches.full import FullBatch
 from graphscale.csr import from_entries
 from graphscale.errors import InputError
 from graphscale.nn import stock
-from graphscale.nn.plain import infer, plain
+from graphscale.nn.exact import outputs
+from graphscale.nn.plain import plain
 from graphscale.nn.stock import Feed
 
 
@@ -37,7 +38,7 @@ def test_any_view_gives_what_pyg_gives_on_edge_index(name, kind):
     expected = model(graph.x, edge_index, **keywords)
     out = plain(model, feed)(dict(model.named_parameters()), next(FullBatch(graph).epoch(0)))
     torch.testing.assert_close(out.logits, expected)
-    torch.testing.assert_close(infer(model, feed, graph.x, graph.adj, graph.edge_attr), expected)
+    torch.testing.assert_close(outputs(model, feed, graph, torch.device("cpu")).logits, expected)
 
 
 def test_stored_loops_keep_gcn_off_the_view_that_counts_them_twice():
@@ -59,9 +60,7 @@ def test_sparse_features_reach_a_stock_model_as_a_dense_block():
     sparse, _ = from_entries(row, col, graph.x.shape, graph.x[graph.x > 0].float())
     model = make("gcn", graph).float()
     feed, _ = Feed.of(model, dataclasses.replace(graph, x=sparse))
-    torch.testing.assert_close(
-        infer(model, feed, sparse, graph.adj, None), infer(model, feed, sparse.dense(), graph.adj, None)
-    )
+    torch.testing.assert_close(feed(model, sparse, graph.adj, None), feed(model, sparse.dense(), graph.adj, None))
 
 
 def test_layer_norm_of_stock_models_does_not_mix_nodes():

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from graphscale import scratch
 from graphscale.csr import Csr
 from graphscale.errors import InputError
 from graphscale.graph import Graph
@@ -19,7 +20,10 @@ def degree_features(graph: Graph, bins: int = 32) -> Graph:
     """[N, bins + 1] features from in-degrees alone: one-hot of the octave of d + 1, and log(1 + d)."""
     degree = graph.adj.indptr.diff().float()
     octave = torch.log2(degree + 1).long().clamp_(max=bins - 1)
-    x = torch.cat([torch.nn.functional.one_hot(octave, bins).float(), degree.log1p()[:, None]], dim=1)
+    x = scratch.empty(graph.num_nodes, bins + 1)
+    for some in scratch.blocks(graph.num_nodes, bins + 1):
+        x[some, :bins] = torch.nn.functional.one_hot(octave[some], bins)
+        x[some, bins] = degree[some].log1p()
     note = f"no features in the data: {bins + 1} degree features made"
     return replace(graph, x=x, notes=(*graph.notes, note))
 
@@ -50,8 +54,7 @@ class Scaler:
             centre = None
         else:
             assert graph.x is not None
-            dense = graph.x[rows].double()
-            mean, scale = dense.mean(0), dense.std(0, correction=0)
+            mean, scale = _moments(graph.x, rows)
             centre = mean.float()
         # A constant column carries nothing: leave it as it is rather than divide by zero or by rounding.
         return Scaler(kind, centre, torch.where(scale > 1e-7 * mean.abs() + 1e-12, scale, 1.0).float())
@@ -75,11 +78,17 @@ class Scaler:
             x = x.dense()  # the model was trained on centred features
         if isinstance(x, Csr):
             return replace(graph, x=self._sparse(x))
+        scaled = scratch.empty(*x.shape)
+        for some in scratch.blocks(*x.shape):
+            scaled[some] = self._dense(x[some])
+        return replace(graph, x=scaled)
+
+    def _dense(self, x: Tensor) -> Tensor:
         if self.kind == "row":
             total = x.sum(1, keepdim=True)
-            return replace(graph, x=x / torch.where(total == 0, 1.0, total))
+            return x / torch.where(total == 0, 1.0, total)
         assert self.scale is not None
-        return replace(graph, x=(x if self.mean is None else x - self.mean) / self.scale)
+        return (x if self.mean is None else x - self.mean) / self.scale
 
     def _sparse(self, x: Csr) -> Csr:
         values = x.values if x.values is not None else torch.ones(x.num_entries)
@@ -98,6 +107,19 @@ class Scaler:
     def from_state(kind: Scaling, state: dict[str, Tensor]) -> Scaler:
         """The reverse of ``state_dict``."""
         return Scaler(kind, state.get("mean"), state.get("scale"))
+
+
+def _moments(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every column over ``rows``, in float64 and in blocks."""
+    total = torch.zeros(x.shape[1], dtype=torch.float64)
+    parts = list(scratch.blocks(rows.numel(), x.shape[1]))
+    for some in parts:
+        total += x[rows[some]].double().sum(0)
+    mean = total / rows.numel()
+    total = torch.zeros_like(total)
+    for some in parts:
+        total += (x[rows[some]].double() - mean).square_().sum(0)
+    return mean, (total / rows.numel()).sqrt()
 
 
 @dataclass(frozen=True, eq=False)

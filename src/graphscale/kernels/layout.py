@@ -134,6 +134,46 @@ def permuted_rows(indptr: Ints, indices: Ints, rows: Ints, rank: Ints) -> tuple[
 
 
 @njit(nogil=True, cache=True)
+def count_among(indptr: Ints, indices: Ints, rows: Ints, place: Ints, loops: bool) -> Ints:
+    """[len(rows) + 1] indptr of the entries of ``rows`` whose column c has a place[c] >= 0, with loops or without."""
+    out = np.zeros(len(rows) + 1, dtype=np.int64)
+    for i in range(len(rows)):
+        r = rows[i]
+        kept = 0
+        for e in range(indptr[r], indptr[r + 1]):
+            c = indices[e]
+            kept += place[c] >= 0 and (loops or c != r)
+        out[i + 1] = out[i] + kept
+    return out
+
+
+@njit(nogil=True, cache=True)
+def fill_among(
+    indptr: Ints, indices: Ints, rows: Ints, place: Ints, loops: bool, out_indices: Ints, out_entry: Ints
+) -> None:  # fmt: skip
+    """The places of the columns that ``count_among`` counted, and, unless ``out_entry`` is empty, where each was."""
+    kept = 0
+    for r in rows:
+        for e in range(indptr[r], indptr[r + 1]):
+            c = indices[e]
+            if place[c] >= 0 and (loops or c != r):
+                out_indices[kept] = place[c]
+                if len(out_entry):
+                    out_entry[kept] = e
+                kept += 1
+
+
+@njit(nogil=True, cache=True)
+def row_totals(indptr: Ints, values: NDArray[Any]) -> NDArray[Any]:
+    """[rows] float64 sum of every row's values."""
+    out = np.zeros(len(indptr) - 1)
+    for r in range(len(out)):
+        for e in range(indptr[r], indptr[r + 1]):
+            out[r] += values[e]
+    return out
+
+
+@njit(nogil=True, cache=True)
 def count_loops(indptr: Ints, indices: Ints) -> int:
     """Entries on the diagonal."""
     loops = 0

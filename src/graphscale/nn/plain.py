@@ -8,7 +8,6 @@ from torch.func import functional_call
 
 from graphscale.batch import Batch
 from graphscale.csr import Csr
-from graphscale.nn.static import ClusterGCN
 from graphscale.nn.stock import Feed
 from graphscale.step import ROWS, Apply, Forward, Params
 
@@ -47,16 +46,3 @@ def plain(model: nn.Module, feed: Feed | None = None, *, bf16: bool = False) -> 
         return Forward(logits.float() if bf16 else logits, {}, buffers if model.training else {})
 
     return apply
-
-
-@torch.no_grad()
-def infer(model: nn.Module, feed: Feed | None, x: Tensor | Csr, adj: Csr, edge_attr: Tensor | None) -> Tensor:
-    """Exact logits [N, C] of a whole graph: in tiles for a model of the house, one forward for a stock one."""
-    training = model.training
-    model.eval()
-    try:
-        if isinstance(model, ClusterGCN):
-            return model.infer(x, adj)
-        return _Call(model, feed)(x, adj, edge_attr)  # type: ignore[no-any-return]
-    finally:
-        model.train(training)

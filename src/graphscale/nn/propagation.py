@@ -24,6 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from graphscale import scratch
 from graphscale.csr import Csr
 from graphscale.kernels.aggregate import gather_sum, normalised
 
@@ -62,6 +63,17 @@ class Propagation:
         """[n, d] -> [n, d], differentiable in x."""
         pre, post, diag = (None if v is None else v.to(x.dtype) for v in (self.pre, self.post, self.diag))
         return normalised(self.adj, x, pre=pre, post=post, diag=diag)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """[n, d] ``pre * x``, without gradients; on a CPU in scratch."""
+        if self.pre is None:
+            return x
+        if x.device.type != "cpu":
+            return x * self.pre
+        out = scratch.empty(*x.shape, dtype=x.dtype)
+        for some in scratch.blocks(*x.shape):
+            torch.mul(x[some], self.pre[some], out=out[some])
+        return out
 
     def rows(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Rows start:stop of the product, without gradients; ``x`` is already multiplied by ``pre``."""

@@ -8,16 +8,19 @@ released code's; the last layer has neither norm nor activation. n nodes, F inpu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graphscale import scratch
 from graphscale.csr import Csr
 from graphscale.kernels.aggregate import aggregate
 from graphscale.nn.propagation import Norm, Propagation
+
+_TILE = 1 << 22  # numbers of an activation at a time
 
 
 class ClusterGCN(nn.Module):
@@ -128,11 +131,11 @@ class ClusterGCN(nn.Module):
         return h + x
 
     @torch.no_grad()
-    def infer(self, x: Tensor | Csr, adj: Csr, *, tile: int = 65536) -> Tensor:
+    def infer(self, x: Tensor | Csr, adj: Csr, *, tile: int | None = None) -> Tensor:
         """Exact logits [N, C] of a whole graph, layer by layer in tiles of ``tile`` rows.
 
-        Holds three arrays [N, H] (input, product, output; one more for ``norm="sym"``, which scales the
-        product by source) and temporaries of one tile; equals ``forward`` in evaluation mode.
+        On a CPU it holds three scratch arrays [N, H] (input, product, output; one more for ``norm="sym"``, which
+        scales the product by source) and temporaries of one tile; equals ``forward`` in evaluation mode.
         """
         for x in self.layers(x, adj, tile=tile):  # noqa: B007, B020 - the last layer is what counts
             pass
@@ -140,23 +143,15 @@ class ClusterGCN(nn.Module):
         return x
 
     @torch.no_grad()
-    def layers(
-        self,
-        x: Tensor | Csr,
-        adj: Csr,
-        *,
-        tile: int = 65536,
-        allocate: Callable[[int, int, torch.dtype], Tensor] | None = None,
-    ) -> Iterator[Tensor]:
+    def layers(self, x: Tensor | Csr, adj: Csr, *, tile: int | None = None) -> Iterator[Tensor]:
         """The output of every layer for all nodes, [N, H] and at last [N, C], computed in tiles.
 
         Args:
-            tile: rows at a time.
-            allocate: makes a [rows, cols] tensor for a layer's output, such as one in a file.
+            tile: rows at a time; by default some megabytes of them.
         """
         propagate = self.propagation(adj)
         for i, linear in enumerate(self.linears):
-            x = self._infer_layer(i, linear, x, propagate, tile, allocate)
+            x = self._infer_layer(i, linear, x, propagate, tile)
             yield x
 
     def _infer_layer(
@@ -165,32 +160,26 @@ class ClusterGCN(nn.Module):
         linear: nn.Module,
         x: Tensor | Csr,
         propagate: Propagation,
-        tile: int,
-        allocate: Callable[[int, int, torch.dtype], Tensor] | None,
+        tile: int | None,
     ) -> Tensor:
         weight, bias = linear.weight, linear.bias
         assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
         rows, d_out = x.shape[0], weight.shape[0]
+        tile = tile or max(1, _TILE // max(weight.shape))
         spans = [(a, min(a + tile, rows)) for a in range(0, rows, tile)]
         done = self.precomputed and i == 0
-
-        def empty() -> Tensor:
-            if allocate is not None:
-                return allocate(rows, d_out, weight.dtype)
-            return torch.empty(rows, d_out, dtype=weight.dtype, device=weight.device)
-
-        out = empty()
+        out = _empty_like(weight, rows, d_out)
         first = isinstance(x, Csr) or d_out < x.shape[1]  # multiply first
         w_near = weight if done or not self.concat else weight[:, : weight.shape[1] // 2]
         w_own = None if done or not self.concat else weight[:, weight.shape[1] // 2 :]
         if first and not done:
-            near = empty()
+            near = _empty_like(weight, rows, d_out)
             for a, b in spans:
                 near[a:b] = _product(x, a, b, w_near)
             source = near
         else:
             source = x  # type: ignore[assignment]
-        scaled = source if propagate.pre is None or done else source * propagate.pre
+        scaled = source if done else propagate.scaled(source)
         for a, b in spans:
             if done:
                 h = _product(x, a, b, w_near)
@@ -201,6 +190,12 @@ class ClusterGCN(nn.Module):
             own = x[a:b] if isinstance(x, Tensor) else x
             out[a:b] = self._finish(i, h + bias, own)
         return out
+
+
+def _empty_like(weight: Tensor, rows: int, cols: int) -> Tensor:
+    if weight.device.type == "cpu":
+        return scratch.empty(rows, cols, dtype=weight.dtype)
+    return weight.new_empty(rows, cols)
 
 
 def _product(x: Tensor | Csr, start: int, stop: int, weight: Tensor) -> Tensor:
@@ -223,5 +218,12 @@ def precompute(x: Tensor | Csr, adj: Csr, norm: Norm, diag_lambda: float, *, con
     use the A' of the layer, so that q = p changes nothing.
     """
     own = x.dense() if isinstance(x, Csr) else x
-    z = Propagation.of(adj, norm, diag_lambda, own.dtype)(own)
-    return torch.cat([z, own], dim=1) if concat else z
+    width = own.shape[1]
+    propagate = Propagation.of(adj, norm, diag_lambda, own.dtype)
+    source = propagate.scaled(own)
+    z = scratch.empty(len(own), 2 * width if concat else width, dtype=own.dtype)
+    for some in scratch.blocks(*own.shape):
+        z[some, :width] = propagate.rows(source, some.start, some.stop)
+        if concat:
+            z[some, width:] = own[some]
+    return z

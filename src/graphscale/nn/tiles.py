@@ -14,20 +14,20 @@ tried, on a toy graph: ``way`` compares tiles with a whole pass.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from graphscale import scratch
 from graphscale.csr import Csr
 from graphscale.graph import Graph, take_rows
 from graphscale.kernels.sampling import sample_block
 from graphscale.nn.splice import last_input, spliced
 from graphscale.nn.stock import Feed, toy
 
-Allocate = Callable[[int, int, torch.dtype], Tensor]
 Way = Literal["bare", "degrees", "whole"]
 
 
@@ -127,10 +127,6 @@ def _toy_graph(graph: Graph, x: Tensor, adj: Csr, attr: Tensor | None) -> Graph:
     )
 
 
-def _in_memory(rows: int, cols: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty(rows, cols, dtype=dtype)
-
-
 @torch.no_grad()
 def in_tiles(
     model: nn.Module,
@@ -141,18 +137,16 @@ def in_tiles(
     rows: int = 1 << 16,
     entries: int = 1 << 20,
     degrees: bool = True,
-    allocate: Allocate = _in_memory,
 ) -> tuple[Tensor, Tensor | None]:
     """(logits [N, C], input of the last layer that sends messages [N, H], if any) of a model in evaluation mode.
 
     Args:
-        device: where tiles are computed; tables and results lie in what ``allocate`` gives.
+        device: where tiles are computed; tables and results lie in scratch.
         rows: roots a tile, at most.
         entries: entries a tile, at most.
         degrees: see ``tile_of``.
-        allocate: makes a [rows, cols] tensor, such as one in a file.
     """
-    sweep = _Sweep(model, feed, graph, device, allocate)
+    sweep = _Sweep(model, feed, graph, device)
     for depth in itertools.count():
         for tile in tiles(graph.adj, rows=rows, entries=entries, degrees=degrees):
             sweep.run(tile, depth)
@@ -164,8 +158,8 @@ def in_tiles(
 class _Sweep:
     """Passes of tiles through a model, and the tables between them."""
 
-    def __init__(self, model: nn.Module, feed: Feed, graph: Graph, device: torch.device, allocate: Allocate) -> None:
-        self.model, self.feed, self.graph, self.device, self.allocate = model, feed, graph, device, allocate
+    def __init__(self, model: nn.Module, feed: Feed, graph: Graph, device: torch.device) -> None:
+        self.model, self.feed, self.graph, self.device = model, feed, graph, device
         self.tables: dict[int, Tensor] = {}  # number of a propagation -> [N, d] what it exactly gives
         self.logits: Tensor | None = None
         self.hidden: Tensor | None = None
@@ -200,6 +194,6 @@ class _Sweep:
         """The table with the tile's roots written, made where there is none yet."""
         flat = values[: tile.stop - tile.start].flatten(1)
         if table is None:
-            table = self.allocate(self.graph.num_nodes, flat.shape[1], flat.dtype)
+            table = scratch.empty(self.graph.num_nodes, flat.shape[1], dtype=flat.dtype)
         table[tile.start : tile.stop] = flat.cpu()
         return table

@@ -1,0 +1,92 @@
+"""Exact outputs of a model for every node of a graph, in memory by nodes of a tile where the model allows.
+
+A model of the house is computed layer by layer, anybody's in one pass where that is small and else in
+tiles (``nn.tiles``). Layers of all nodes lie in scratch. N nodes, C classes, H hidden.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from graphscale.graph import Graph
+from graphscale.nn import tiles
+from graphscale.nn.splice import last_input
+from graphscale.nn.static import ClusterGCN
+from graphscale.nn.stock import Feed
+
+_ONE_PASS = 3 << 29  # bytes that a pass over the whole graph may take on a CPU
+_ENTRIES = 1 << 20  # of a tile
+
+
+class Outputs(NamedTuple):
+    """What a model says of every node."""
+
+    logits: Tensor  # [N, C] on the CPU
+    hidden: Tensor | None  # [N, H] the last hidden layer, where asked for and there is one
+    note: str  # what is to be said of how
+
+
+def outputs(
+    model: nn.Module, feed: Feed | None, graph: Graph, device: torch.device, *, hidden: bool = False
+) -> Outputs:
+    """The outputs of a model in evaluation mode; the mode is restored.
+
+    Args:
+        feed: how a stock model is called; None for a model of the house.
+        device: where to compute; a graph that does not fit there is computed on the CPU.
+        hidden: whether the last hidden layer is wanted too.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            if isinstance(model, ClusterGCN):
+                return _layers(model, graph, device, hidden)
+            assert feed is not None
+            return _stock(model, feed, graph, device, hidden)
+    finally:
+        model.train(training)
+
+
+def _layers(model: ClusterGCN, graph: Graph, device: torch.device, hidden: bool) -> Outputs:
+    assert graph.x is not None
+    if device.type != "cpu" and _pass_bytes(model, None, graph) > _budget(device):
+        model, device = copy.deepcopy(model).cpu(), torch.device("cpu")
+    last: list[Tensor] = []  # no layer before the last two is kept
+    for h in model.layers(graph.x.to(device), graph.adj.to(device)):
+        last = [*last[-1:], h] if hidden else [h]
+    return Outputs(last[-1].cpu(), last[0].cpu() if len(last) > 1 else None, "")
+
+
+def _stock(model: nn.Module, feed: Feed, graph: Graph, device: torch.device, hidden: bool) -> Outputs:
+    note = ""
+    if _pass_bytes(model, feed, graph) > _budget(device):
+        way = tiles.way(model, feed, graph)
+        if way != "whole":
+            logits, found = tiles.in_tiles(
+                model, feed, graph, device=device, degrees=way == "degrees", entries=_ENTRIES
+            )
+            return Outputs(logits, found if hidden else None, "")
+        note = f"{type(model).__name__} mixes rows by other ways than edges: it ran in one pass, in memory of all edges"
+    assert graph.x is not None
+    attr = None if graph.edge_attr is None else graph.edge_attr.to(device)
+    with last_input(model) as seen:
+        logits = feed(model, graph.x.to(device), graph.adj.to(device), attr).cpu()
+    return Outputs(logits, seen[-1].cpu() if hidden and seen else None, note)
+
+
+def _pass_bytes(model: nn.Module, feed: Feed | None, graph: Graph) -> int:
+    """About what one pass over the whole graph takes: four layers of nodes, and edges where a view makes them."""
+    width = max(graph.num_features, *(max(p.shape, default=1) for p in model.parameters()))
+    rows = 4 * graph.num_nodes
+    if feed is not None and feed.view == "edge_index":
+        rows += 2 * graph.num_entries
+    return 4 * width * rows
+
+
+def _budget(device: torch.device) -> int:
+    return _ONE_PASS if device.type != "cuda" else torch.cuda.mem_get_info(device)[0] // 2

@@ -1,0 +1,67 @@
+"""Arrays of work in progress: anonymous memory while they are small, pages of a nameless file beyond.
+
+The system can drop pages of a file where memory is short, and gives the file back when the last array on
+it is gone, however the process ends. The file lies in ``TMPDIR``, or in /var/tmp: /tmp is memory on many systems.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphscale.errors import InputError
+
+_IN_MEMORY = 1 << 28  # bytes
+_BLOCK = 1 << 22  # numbers
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """An array of any values, to be written before it is read.
+
+    Raises:
+        InputError: where the folder has no room for it.
+    """
+    size = prod(shape) * dtype.itemsize
+    if size <= _IN_MEMORY:
+        return torch.empty(shape, dtype=dtype)
+    with tempfile.TemporaryFile(dir=folder()) as file:
+        try:
+            if hasattr(os, "posix_fallocate"):  # else a full disk would end the process at some write
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+        except OSError as error:
+            raise InputError(
+                f"no room for {size / 1e9:.1f} GB of work in {folder()} ({error.strerror}). Free some, or let TMPDIR"
+                " name a folder on a larger disk."
+            ) from error
+        pages = np.frombuffer(mmap.mmap(file.fileno(), size), dtype=np.uint8)
+    return torch.from_numpy(pages).view(dtype).view(shape)
+
+
+def taken(rows: Tensor, index: Tensor) -> Tensor:
+    """``rows[index]`` of an array on the CPU, in blocks."""
+    out = empty(index.numel(), *rows.shape[1:], dtype=rows.dtype)
+    for some in blocks(index.numel(), rows[:1].numel()):
+        torch.index_select(rows, 0, index[some], out=out[some])
+    return out
+
+
+def blocks(rows: int, width: int) -> Iterator[slice]:
+    """Ranges of rows of ``width`` numbers each, some millions of numbers a range."""
+    step = max(1, _BLOCK // max(1, width))
+    return (slice(a, min(a + step, rows)) for a in range(0, rows, step))
+
+
+def folder() -> str:
+    """Where the files lie."""
+    if not any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")) and os.access("/var/tmp", os.W_OK):
+        return "/var/tmp"
+    return tempfile.gettempdir()

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from graphscale import probe, scratch
+from graphscale.errors import InputError
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """Everything goes to files, blocks are of a few numbers."""
+    monkeypatch.setattr(scratch, "_IN_MEMORY", 0)
+    monkeypatch.setattr(scratch, "_BLOCK", 10)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return tmp_path
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int32, torch.int64, torch.bool])
+def test_an_array_of_a_file_is_an_array(tiny, dtype):
+    value = torch.arange(35).view(5, 7).to(dtype)
+    array = scratch.empty(5, 7, dtype=dtype)
+    array.copy_(value)
+    assert array.is_contiguous() and torch.equal(array, value)
+    assert scratch.empty(0, 3, dtype=dtype).shape == (0, 3)
+    assert list(tiny.iterdir()) == []  # the file has no name: nothing is left however the process ends
+
+
+def test_rows_are_taken_in_blocks(tiny):
+    index = torch.tensor([3, 3, 0, 4, 1])
+    for rows in (torch.randn(5, 4), torch.randn(5), torch.arange(5) % 2 == 0, torch.randn(5, 20), torch.randn(5, 2, 2)):
+        assert torch.equal(scratch.taken(rows, index), rows[index])
+        assert scratch.taken(rows, index[:0]).shape == (0, *rows.shape[1:])
+
+
+@pytest.mark.parametrize(("rows", "width"), [(0, 3), (1, 100), (7, 3), (30, 1), (5, 0)])
+def test_blocks_cover_all_rows_once(tiny, rows, width):
+    covered = [i for some in scratch.blocks(rows, width) for i in range(some.start, some.stop)]
+    assert covered == list(range(rows))
+
+
+@pytest.mark.skipif(probe.anon_mb() is None, reason="this system does not count anonymous memory")
+def test_large_arrays_are_no_anonymous_memory(monkeypatch):
+    before = probe.anon_mb()
+    array = scratch.empty(300, 1 << 20)  # 1.2 GB
+    array[:100] = 1.0
+    assert probe.anon_mb() - before < 50
+    small = scratch.empty(20, 1 << 20, dtype=torch.int8)
+    small.fill_(1)
+    assert probe.anon_mb() - before > 15
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system does not reserve room in a file")
+def test_a_full_disk_is_said_before_anything_is_written(tiny):
+    with pytest.raises(InputError, match=r"no room for .* GB of work in .*TMPDIR"):
+        scratch.empty(1 << 50, dtype=torch.int8)
+
+
+def test_the_folder_is_the_users_choice_or_on_a_disk(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert scratch.folder() == str(tmp_path)
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    if os.access("/var/tmp", os.W_OK):
+        assert scratch.folder() == "/var/tmp"
