@@ -12,7 +12,8 @@ from torch import Tensor
 
 from graphscale import probe, store
 from graphscale.data import edges, static
-from graphscale.data.generated import Like, generated
+from graphscale.data.communities import Like
+from graphscale.data.generated import generated
 from graphscale.errors import InputError
 from graphscale.graph import Graph
 from graphscale.partitioning import Method, Partition, partition

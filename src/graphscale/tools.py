@@ -84,7 +84,7 @@ def generate(
         overwrite: replace a store that lies in --to.
     """
     from graphscale import preparing
-    from graphscale.data.generated import Like
+    from graphscale.data.communities import Like
 
     like = Like(nodes=nodes, edges=edges, features=features, classes=classes, seed=seed)
     cut = preparing.generate(like, to, num_parts, partitioner=partitioner, overwrite=overwrite)

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from graphscale.data.generated import Like, _Plan, generated
+from graphscale.csr import Csr, from_entries
+from graphscale.data.communities import Like, Plan
+from graphscale.data.generated import generated
 from graphscale.errors import InputError
+from graphscale.kernels.external import thin
 from graphscale.partitioning import partition
 
 LIKE = Like(nodes=3000, edges=40_000, features=8, classes=5, community=100)
@@ -21,7 +24,7 @@ def made(tmp_path, like, name="work"):
 def test_sizes_and_symmetry(tmp_path):
     graph = made(tmp_path, LIKE)
     assert (graph.num_nodes, graph.num_features, graph.num_classes) == (3000, 8, 5)
-    assert 0.7 * 2 * LIKE.edges < graph.num_entries <= 2 * LIKE.edges
+    assert graph.num_entries == 2 * LIKE.edges
     assert graph.adj.symmetric and graph.adj.check_symmetric()
     assert not graph.adj.has_loops()
     shares = [float(graph.masks[name].double().mean()) for name in ("train", "val", "test")]
@@ -37,13 +40,62 @@ def test_the_seed_decides(tmp_path):
 
 def test_the_store_holds_the_edges_of_the_stream(tmp_path, monkeypatch):
     monkeypatch.setattr("graphscale.data.generated._BLOCK", 4096)  # several blocks, the last one short
+    draws = 60_000
+    monkeypatch.setattr(Plan, "draws", lambda plan, distinct: draws)
     graph = made(tmp_path, LIKE)
-    plan = _Plan.of(LIKE)
-    drawn = [plan.edges(block, min(4096, LIKE.edges - 4096 * block)) for block in range(-(-LIKE.edges // 4096))]
+    plan = Plan.of(LIKE)
+    drawn = [plan.edges(block, min(4096, draws - 4096 * block)) for block in range(-(-draws // 4096))]
     pairs = np.concatenate([np.stack(edges) for edges in drawn], axis=1)
     both = np.concatenate([pairs, pairs[::-1]], axis=1)
-    expected = np.unique(both[1] * LIKE.nodes + both[0])
-    assert np.array_equal((graph.adj.row_of * LIKE.nodes + graph.adj.indices).numpy(), expected)
+    possible = both[1] * LIKE.nodes + both[0]
+    held = (graph.adj.row_of * LIKE.nodes + graph.adj.indices).numpy()
+    assert len(np.unique(held)) == len(held) == 2 * LIKE.edges
+    assert np.isin(held, possible).all()
+    share = len(held) / len(np.unique(possible))
+    for source, target in (drawn[0], drawn[-1]):  # whichever block an edge is of, its chance to stay is the same
+        assert np.isin(target * LIKE.nodes + source, held).mean() == pytest.approx(share, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"edges": 1000}, {"nodes": 100, "edges": 3000, "community": 50}, {"edges": 99_991}]
+)
+def test_exactly_the_edges_asked_for(tmp_path, change):
+    graph = made(tmp_path, replace(LIKE, **change))
+    assert graph.num_entries == 2 * replace(LIKE, **change).edges
+    assert graph.adj.check_symmetric() and not graph.adj.has_loops()
+
+
+def test_draws_are_foreseen():
+    like = Like(nodes=2000, edges=60_000, features=1, classes=4, community=80)  # half the draws are repeated
+    plan = Plan.of(like)
+    draws = plan.draws(60_000)
+    source, target = plan.edges(0, draws)
+    distinct = len(np.unique(np.minimum(source, target) * 2000 + np.maximum(source, target)))
+    assert draws > 75_000
+    assert distinct == pytest.approx(60_000, rel=0.01)
+
+
+def test_more_edges_than_there_are_pairs(tmp_path):
+    with pytest.raises(InputError, match=r"--edges 5,000 among 100 nodes: .* larger communities"):
+        made(tmp_path, Like(nodes=100, edges=5000, features=1, classes=2, community=50))
+
+
+def test_thinning_is_a_fair_lot(tmp_path):
+    # Every edge has the same chance to stay: shares by degree of the source agree.
+    draw = torch.Generator().manual_seed(0)
+    pair = torch.randint(400, (2, 30_000), generator=draw)
+    pair = pair[:, pair[0] < pair[1]].unique(dim=1)
+    whole, _ = from_entries(torch.cat([pair[0], pair[1]]), torch.cat([pair[1], pair[0]]), (400, 400))
+    chances = torch.zeros(whole.num_entries)
+    for seed in range(60):
+        indptr, indices = whole.indptr.clone(), whole.indices.clone()
+        left = thin(indptr.numpy(), indices.numpy(), 4000, np.uint64(seed))
+        kept = Csr(indptr, indices[:left], None, 400)
+        assert left == 8000 and kept.check_symmetric()
+        chances += kept.dense()[whole.row_of, whole.indices.long()]
+    assert float(chances.mean() / 60) == pytest.approx(8000 / whole.num_entries)
+    spread = 60 * 8000 / whole.num_entries * (1 - 8000 / whole.num_entries)
+    assert float(chances.var()) == pytest.approx(spread, rel=0.1)
 
 
 def test_degrees_follow_a_power_law(tmp_path):
@@ -62,8 +114,9 @@ def test_edges_stay_in_communities_and_features_tell_the_class(tmp_path):
     assert float(same) > 0.7
     assert partition(graph, 30, method="stream").cut < 0.5 < partition(graph, 30, method="random").cut
     means = torch.stack([graph.x[graph.y == k].mean(0) for k in range(5)])
-    far = torch.cdist(means, means)[~torch.eye(5, dtype=torch.bool)].min()
-    assert float(far) > 1
+    far = torch.cdist(means, means)[~torch.eye(5, dtype=torch.bool)].mean()
+    assert float(far) == pytest.approx(1, abs=0.35)  # 8 features: a wide spread
+    assert float((graph.x - means[graph.y]).std()) == pytest.approx(LIKE.noise, rel=0.02)
 
 
 @pytest.mark.parametrize("change", [{"nodes": 5}, {"classes": 1}, {"edges": 0}, {"inside": 1.5}, {"exponent": 2.0}])

@@ -76,3 +76,55 @@ def looks_symmetric(indptr: Array, indices: Array, values: Array) -> bool:
     """
     there, back = _direction_hashes(indptr, indices, values.astype(np.float32, copy=False).view(np.uint32))
     return bool(there == back)
+
+
+@njit(nogil=True, cache=True)
+def _lot(r: Any, c: Any, count: Any, seed: Any) -> Any:
+    """A number that a pair of nodes draws, the same from both sides and another for every pair."""
+    return mix(
+        mix(seed + np.uint64(0x9E3779B97F4A7C15)) ^ (np.uint64(min(r, c)) * np.uint64(count) + np.uint64(max(r, c)))
+    )
+
+
+@njit(nogil=True, cache=True)
+def thin(indptr: Array, indices: Array, keep: int, seed: Any) -> Any:
+    """Keep ``keep`` edges of a symmetric matrix without loops, chosen by lot, in place; returns entries that are left.
+
+    Args:
+        indptr: [N + 1], rewritten to the new bounds.
+        indices: [E], of which the first entries are left.
+        keep: edges, each two entries; all where there are no more.
+        seed: of the lots.
+    """
+    n = len(indptr) - 1
+    if 2 * keep >= indptr[n]:
+        return indptr[n]
+    # The keep-th smallest lot is found by counting the leading 16 bits, then among those of one beginning.
+    counts = np.zeros(1 << 16, np.int64)
+    for r in range(n):
+        for e in range(indptr[r], indptr[r + 1]):
+            if indices[e] > r:
+                counts[_lot(r, indices[e], n, seed) >> np.uint64(48)] += 1
+    head, before = 0, 0
+    while before + counts[head] < keep:
+        before += counts[head]
+        head += 1
+    tied, found = np.empty(counts[head], np.uint64), 0
+    for r in range(n):
+        for e in range(indptr[r], indptr[r + 1]):
+            if indices[e] > r:
+                lot = _lot(r, indices[e], n, seed)
+                if lot >> np.uint64(48) == np.uint64(head):
+                    tied[found] = lot
+                    found += 1
+    last = np.sort(tied)[keep - before - 1]
+    write, start = 0, 0
+    for r in range(n):
+        stop = indptr[r + 1]
+        for e in range(start, stop):
+            if _lot(r, indices[e], n, seed) <= last:
+                indices[write] = indices[e]
+                write += 1
+        start = stop
+        indptr[r + 1] = write
+    return write
