@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from graphscale.config import Device
+from graphscale.probe import PeakMemory
 
 
 def prepare(
@@ -40,19 +42,20 @@ def prepare(
     """
     from graphscale import preparing
 
-    cut = preparing.prepare(
-        source,
-        to,
-        num_parts,
-        partitioner=partitioner,
-        weighted=weighted,
-        undirected=undirected,
-        features=features,
-        labels=labels,
-        seed=seed,
-        overwrite=overwrite,
-    )
-    print(f"{to}: {_clusters(cut.describe())}")
+    with _Cost() as cost:
+        cut = preparing.prepare(
+            source,
+            to,
+            num_parts,
+            partitioner=partitioner,
+            weighted=weighted,
+            undirected=undirected,
+            features=features,
+            labels=labels,
+            seed=seed,
+            overwrite=overwrite,
+        )
+    print(f"{to}: {_clusters(cut.describe())}; {cost}")
     return 0
 
 
@@ -65,6 +68,10 @@ def generate(
     edges: int = 61_859_140,
     features: int = 100,
     classes: int = 47,
+    community: int = 400,
+    inside: float = 0.8,
+    exponent: float = 2.8,
+    noise: float = 1.0,
     partitioner: Literal["metis", "stream", "random"] = "stream",
     seed: int = 0,
     overwrite: bool = False,
@@ -79,6 +86,10 @@ def generate(
         edges: undirected edges; twice as many entries are stored.
         features: numbers a node.
         classes: classes.
+        community: mean nodes of a community.
+        inside: probability that an edge stays inside its community.
+        exponent: of the power law of expected degrees.
+        noise: standard deviation of every feature; class means lie 1 apart.
         partitioner: metis; stream (memory proportional to nodes, not edges); or random.
         seed: of the graph and of the clusters.
         overwrite: replace a store that lies in --to.
@@ -86,9 +97,20 @@ def generate(
     from graphscale import preparing
     from graphscale.data.communities import Like
 
-    like = Like(nodes=nodes, edges=edges, features=features, classes=classes, seed=seed)
-    cut = preparing.generate(like, to, num_parts, partitioner=partitioner, overwrite=overwrite)
-    print(f"{to}: {_clusters(cut.describe())}")
+    like = Like(
+        nodes=nodes,
+        edges=edges,
+        features=features,
+        classes=classes,
+        community=community,
+        inside=inside,
+        exponent=exponent,
+        noise=noise,
+        seed=seed,
+    )
+    with _Cost() as cost:
+        cut = preparing.generate(like, to, num_parts, partitioner=partitioner, overwrite=overwrite)
+    print(f"{to}: {_clusters(cut.describe())}; {cost}")
     return 0
 
 
@@ -117,6 +139,23 @@ def info(store: Annotated[Path, tyro.conf.Positional], /, verify: bool = False, 
     if verify:
         print("all checksums agree")
     return 0
+
+
+class _Cost:
+    """Seconds and peak anonymous memory of a block, as text."""
+
+    def __enter__(self) -> _Cost:
+        self._began, self._memory = time.perf_counter(), PeakMemory()
+        self._memory.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._memory.__exit__(*raised)
+        self._seconds = time.perf_counter() - self._began
+
+    def __str__(self) -> str:
+        peak = self._memory.peak_mb
+        return f"{self._seconds:.0f} s" + (f", peak anonymous memory {peak:.0f} MB" if peak is not None else "")
 
 
 def _clusters(said: dict[str, Any]) -> str:

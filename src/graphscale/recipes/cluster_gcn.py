@@ -87,7 +87,8 @@ class ClusterGCNConfig(NodeConfig):
         if self.batches == "neighbors":
             seen = f"neighbors({self.fanout}; {self.batch_size} roots)"
         if self.batches == "clusters":
-            seen = f"clusters(q={self.parts_per_batch} of p={self.num_parts}, {self.partitioner})"
+            whence = "the store's" if Path(self.data).is_dir() else f"p={self.num_parts}, {self.partitioner}"
+            seen = f"clusters(q={self.parts_per_batch} of {whence})"
         return f"{seen} . plain({self.model}) . node_loss . replicas"
 
 
