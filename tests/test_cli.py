@@ -277,8 +277,9 @@ def test_data_without_preset_takes_none():
 # Every setting, from a flag and from a file
 
 SAMPLES = {
-    "save_seconds": 2.5, "resume": True, "nproc": 2, "prefetch": 0, "fanout": "3,4,5", "batch_size": 64,
-    "data": "planted:300", "preset": "none", "split": 3, "undirected": True, "scaling": "row", "epochs": 7, "lr": 0.5,
+    "save_seconds": 2.5, "resume": True, "profile": True, "nproc": 2, "prefetch": 0, "fanout": "3,4,5",
+    "batch_size": 64, "data": "planted:300", "preset": "none", "split": 3, "undirected": True, "scaling": "row",
+    "epochs": 7, "lr": 0.5,
     "weight_decay": 0.25, "clip": 2.5, "seed": 5, "seeds": 2, "monitor": "f1_macro", "patience": 4, "eval_every": 2,
     "device": "cpu", "precision": "bf16", "threads": 1, "out": Path("some/where"), "overwrite": True, "keep": 3,
     "save_every": 9, "json": True, "model": "gcn", "hidden": 16, "layers": 5, "dropout": 0.75, "heads": 2,

@@ -46,10 +46,14 @@ def test_two_processes_train_and_one_writes(tmp_path, alone):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["test"] == result["test"]
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 8
     resumed = subprocess.run(
-        [*TRAIN, "--epochs", "9", "--out", "run", "--resume"], cwd=tmp_path, capture_output=True, text=True
+        [*TRAIN, "--epochs", "9", "--out", "run", "--resume", "--profile"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert resumed.returncode == 0, resumed.stderr
     assert "goes on after epoch 8" in resumed.stderr
+    assert "of 2 processes this is the leading one, rank 0, alone" in (tmp_path / "run/profile/report.md").read_text()
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 9
 
 

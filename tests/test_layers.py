@@ -14,10 +14,11 @@ LAYERS = tuple(
     errors config catalog rng probe mapped scratch csr edge_view soundness graph batch table step world kernels
     partitioning store data
     batches tables nn
-    objectives sync metrics checkpoint
+    objectives sync metrics checkpoint profile
     run loop evaluation nodes testing
     recipes
-    folder console prediction launch orphan interrupt settings places session outputs preparing api tools cli __main__
+    folder profiling
+    console prediction launch orphan interrupt settings places session outputs preparing api tools cli __main__
     """.strip().splitlines()
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

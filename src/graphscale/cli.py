@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import functools
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -82,6 +83,8 @@ def evaluate(
 
 
 def _train(recipe: str, config: TrainConfig, notes: list[str], argv: Sequence[str]) -> int:
+    if config.profile:  # before torch is loaded: its profiler would tell of every start on standard error
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from graphscale import console, folder, orphan, session, world
 
     if config.nproc > 1 and world.launched() is None:

@@ -71,6 +71,8 @@ class TrainConfig:
     """Processes on this machine, a replica each; gradients are summed."""
     prefetch: int = 2
     """Batches made ahead by a thread while one trains; 0 makes each when it is needed."""
+    profile: bool = False
+    """Report where the time goes: a table by stage, a trace, and the machine's floor, in the run's profile/."""
     json: bool = False
     """Print the result as one JSON object, the last line of standard output."""
 
@@ -109,7 +111,7 @@ def _is_file(path: Path) -> bool:
 
 
 # Where a run lies and how it reports; not part of what it computes.
-HOUSEKEEPING = ("config", "out", "overwrite", "json", "resume", "nproc")
+HOUSEKEEPING = ("config", "out", "overwrite", "profile", "json", "resume", "nproc")
 # What may differ between a run and its continuation.
 CONTINUES = ("epochs", "patience", "keep", "save_every", "save_seconds", "threads", "device", "prefetch")
 

@@ -13,6 +13,8 @@ from rich.table import Table
 
 from graphscale.config import TrainConfig
 from graphscale.loop import Record
+from graphscale.profile.report import STAGE_HEAD, floor_line, stage_rows
+from graphscale.profile.summary import Summary
 from graphscale.run import Run
 
 # Without a terminal: so many lines a run, and one at least every so many seconds.
@@ -77,6 +79,19 @@ class Console:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+    def profiled(self, made: Summary | None, folder: Path) -> None:
+        """Where the time of a run went; None where no step was left to make."""
+        if made is None:
+            self.say("profile: no step was left to train, so there is nothing to report")
+            return
+        table = Table(STAGE_HEAD[0])
+        for name in STAGE_HEAD[1:]:
+            table.add_column(name, justify="right")
+        for row in stage_rows(made):
+            table.add_row(*row)
+        self.rich.print(table)
+        self.rich.print(f"{floor_line(made)}; profile: {folder}", markup=False)
 
     def finished(self, result: Mapping[str, Any], out: Path) -> None:
         """The scores, and where the run lies."""

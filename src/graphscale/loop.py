@@ -15,6 +15,7 @@ from graphscale.batch import Batch
 from graphscale.batches.ahead import ahead
 from graphscale.errors import DivergenceError
 from graphscale.metrics import better
+from graphscale.profile.clock import OFF, Clock
 from graphscale.run import Run, Scores
 from graphscale.step import ROWS, Outcome, Params, Slot, Write
 from graphscale.table import Table
@@ -36,21 +37,29 @@ def commit(tables: Mapping[str, Table], writes: Mapping[str, Write]) -> None:
         table.write(*writes.get(name, Write(torch.empty(0, dtype=torch.int64), torch.empty(0, table.dim))))
 
 
-def train_step(run: Run, batch: Batch, step: int) -> tuple[float, int]:
+def train_step(run: Run, batch: Batch, step: int, clock: Clock = OFF) -> tuple[float, int]:
     """One step of every slot on one batch; returns (loss sum, count) of this rank, over slots."""
     loss, count = 0.0, 0
     for slot in run.sync.slots():
-        slot.optimiser.zero_grad(set_to_none=True)
-        rows = fetch(run.tables, batch.needs)
-        outcome = None if batch.padding else slot.objective({**slot.params(), **rows}, batch)
+        with clock.stage("step"):
+            slot.optimiser.zero_grad(set_to_none=True)
+        with clock.stage("fetch"):
+            rows = fetch(run.tables, batch.needs)
+        with clock.stage("forward"):
+            outcome = None if batch.padding else slot.objective({**slot.params(), **rows}, batch)
         if outcome is not None and outcome.count > 0:
-            outcome.loss_sum.backward()
+            with clock.stage("backward"):
+                outcome.loss_sum.backward()
             loss, count = loss + float(outcome.loss_sum.detach()), count + outcome.count
-        total = run.sync.reduce(slot, 0 if outcome is None else outcome.count)
-        if total > 0:  # without any label there is no gradient: momentum and decay alone must not move weights
-            slot.optimiser.step()
-        _commit(run, slot, batch, rows, outcome, total)
-    run.sync.finish(step)
+        with clock.stage("reduce"):
+            total = run.sync.reduce(slot, 0 if outcome is None else outcome.count)
+        with clock.stage("step"):
+            if total > 0:  # without any label there is no gradient: momentum and decay alone must not move weights
+                slot.optimiser.step()
+        with clock.stage("commit"):
+            _commit(run, slot, batch, rows, outcome, total)
+    with clock.stage("reduce"):
+        run.sync.finish(step)
     return loss, count
 
 
@@ -136,6 +145,7 @@ def fit(
     log: Log | None = None,
     on_step: Callable[[Log], Any] | None = None,
     on_epoch: Callable[[Log, Record], Any] | None = None,
+    clock: Clock = OFF,
 ) -> Log:
     """Train, score on validation, remember the best epoch.
 
@@ -146,6 +156,7 @@ def fit(
         log: to continue from, in the middle of an epoch too.
         on_step: called after every step; what it raises ends the run there.
         on_epoch: called after every epoch, with the log and the epoch's record.
+        clock: is told of every stage.
 
     Raises:
         DivergenceError: at the end of an epoch whose loss or scores are not finite.
@@ -153,12 +164,13 @@ def fit(
     log = log or Log()
     while log.epochs < epochs and not _out_of_patience(log, patience, eval_every):
         epoch = log.epochs
-        _steps(run, log, epoch, on_step)
-        record = _close(run, log, epoch, evaluate=(epoch + 1) % eval_every == 0 or epoch == epochs - 1)
+        _steps(run, log, epoch, on_step, clock)
+        evaluate = (epoch + 1) % eval_every == 0 or epoch == epochs - 1
+        record = _close(run, log, epoch, clock, evaluate=evaluate)
         if on_epoch is not None:
             on_epoch(log, record)
     if log.epochs and not log.final:  # continued to where it stood already, and never scored
-        _score(run, log, log.epochs - 1)
+        _score(run, log, log.epochs - 1, clock)
     return log
 
 
@@ -168,22 +180,26 @@ def _out_of_patience(log: Log, patience: int | None, eval_every: int) -> bool:
     return log.epochs - log.best_epoch >= patience
 
 
-def _steps(run: Run, log: Log, epoch: int, on_step: Callable[[Log], Any] | None) -> None:
+def _steps(run: Run, log: Log, epoch: int, on_step: Callable[[Log], Any] | None, clock: Clock) -> None:
     """The rest of an epoch's steps."""
     run.model.train()
+    clock.begins(epoch + 1)
     began = time.perf_counter()
-    for batch in ahead(run.batches.epoch(epoch, log.batches), run.prefetch):
-        loss, count = train_step(run, batch.to(run.device), log.steps)
+    for batch in clock.waited(ahead(clock.made(run.batches.epoch(epoch, log.batches)), run.prefetch)):
+        with clock.stage("fetch"):
+            batch = batch.to(run.device)
+        loss, count = train_step(run, batch, log.steps, clock)
         now = time.perf_counter()
         log.loss, log.count = log.loss + loss, log.count + count
         log.batches, log.steps = log.batches + 1, log.steps + 1
-        log.epoch_seconds, began = log.epoch_seconds + now - began, now
+        log.epoch_seconds += now - began
+        clock.done(now - began)
         if on_step is not None:
             on_step(log)
-            began = time.perf_counter()  # what a checkpoint takes is not training
+        began = time.perf_counter()  # what a checkpoint takes is not training
 
 
-def _close(run: Run, log: Log, epoch: int, *, evaluate: bool) -> Record:
+def _close(run: Run, log: Log, epoch: int, clock: Clock, *, evaluate: bool) -> Record:
     """End an epoch: its mean loss over all ranks, its scores, the best weights so far."""
     loss, count = run.world.totals(log.loss, log.count)
     seconds = log.epoch_seconds
@@ -192,14 +208,15 @@ def _close(run: Run, log: Log, epoch: int, *, evaluate: bool) -> Record:
     _demand_finite(loss, epoch, log)
     scores = None
     if evaluate:
-        scores = _score(run, log, epoch)
+        scores = _score(run, log, epoch, clock)
     return Record(epoch + 1, loss / max(1.0, count), seconds, scores)
 
 
-def _score(run: Run, log: Log, epoch: int) -> Scores:
+def _score(run: Run, log: Log, epoch: int, clock: Clock) -> Scores:
     """Score the model as it is; the weights are kept where they are the best so far."""
     began = time.perf_counter()
-    scores = run.world.share(run.evaluate() if run.world.leads else {})
+    with clock.stage("evaluate"):
+        scores = run.world.share(run.evaluate() if run.world.leads else {})
     _demand_finite(scores["val"].get("logloss", 0.0), epoch, log)
     log.final = scores
     if log.improves(run.monitor, scores):

@@ -17,6 +17,8 @@ from graphscale.errors import DivergenceError, InputError
 from graphscale.interrupt import Interrupted, Stop
 from graphscale.loop import Log, Record, fit
 from graphscale.places import place_of, stored
+from graphscale.profile.clock import OFF
+from graphscale.profiling import Profiler
 from graphscale.run import Run, check
 from graphscale.settings import demand_applied, recipe_of
 from graphscale.world import World, joined
@@ -131,12 +133,15 @@ class _Session:
 
     def _fit(self, run: Run, log: Log, store: folder.RunFolder | None) -> None:
         config, saved = self.config, time.monotonic()
+        profiler = Profiler.of(store.path, run, log, config) if config.profile and store is not None else None
+        clock = OFF if profiler is None else profiler.clock
 
         def save() -> None:
             nonlocal saved
-            state = log.state_dict(self.world)
-            if store is not None:
-                store.save(log, run, state)
+            with clock.stage("checkpoint"):
+                state = log.state_dict(self.world)
+                if store is not None:
+                    store.save(log, run, state)
             saved = time.monotonic()
 
         def on_step(log: Log) -> None:
@@ -166,6 +171,7 @@ class _Session:
                 log=log,
                 on_step=on_step,
                 on_epoch=on_epoch,
+                clock=clock,
             )
             save()
         except DivergenceError:
@@ -176,6 +182,8 @@ class _Session:
             if store is not None:
                 store.close()
             self.console.ends()
+            if profiler is not None:
+                self.console.profiled(profiler.ends(), profiler.folder)
 
     def _result(self, run: Run, log: Log, seed: int, prepare_seconds: float) -> dict[str, Any]:
         seconds = {"prepare": prepare_seconds, "train": log.train_seconds, "evaluate": log.evaluate_seconds}

@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphscale.csr import Csr
+from graphscale.kernels import meter
 
 
+@meter.moves(gathered="x", weighted=True)
 def gather_sum(adj: Csr, x: Tensor) -> Tensor:
     """``adj @ x`` without a graph of gradients: [rows, d]."""
     # dim 0 of indices decides: a bag of no entries at all needs no call.

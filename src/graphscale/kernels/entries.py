@@ -27,22 +27,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphscale.csr import Csr
-from graphscale.kernels import loops
+from graphscale.kernels import loops, meter
 from graphscale.kernels.calling import looped, wide_of
 
 
+@meter.moves(gathered="x", straight="values")
 def weighted_sum(adj: Csr, values: Tensor, x: Tensor) -> Tensor:
     """[R, H, D]: for every row the sum of its columns' x [C, H, D], weighted by values [E, H]."""
     out: Tensor = _WeightedSum.apply(values, x, adj)  # type: ignore[no-untyped-call]
     return out
 
 
+@meter.moves(gathered="b", straight="a")
 def dot(adj: Csr, a: Tensor, b: Tensor) -> Tensor:
     """[E, H]: for every entry the product of a [R, H, D] at its row and b [C, H, D] at its column."""
     out: Tensor = _Dot.apply(a, b, adj)  # type: ignore[no-untyped-call]
     return out
 
 
+@meter.moves(gathered="b", straight="a")
 def additive(adj: Csr, a: Tensor, b: Tensor, att: Tensor, slope: float) -> Tensor:
     """[E, H]: <att [H, D], leaky_relu(a [R, H, D] at its row + b [C, H, D] at its column)> for every entry.
 
@@ -53,30 +56,35 @@ def additive(adj: Csr, a: Tensor, b: Tensor, att: Tensor, slope: float) -> Tenso
     return out
 
 
+@meter.moves(straight="values")
 def of_rows(adj: Csr, values: Tensor) -> Tensor:
     """[E, H]: what values [R, H] says of every entry's row."""
     out: Tensor = _OfRows.apply(values, adj)  # type: ignore[no-untyped-call]
     return out
 
 
+@meter.moves(gathered="values")
 def of_columns(adj: Csr, values: Tensor) -> Tensor:
     """[E, H]: what values [C, H] says of every entry's column."""
     out: Tensor = _OfColumns.apply(values, adj)  # type: ignore[no-untyped-call]
     return out
 
 
+@meter.moves(straight="values")
 def row_sum(adj: Csr, values: Tensor) -> Tensor:
     """[R, H]: sums of values [E, H] over every row's entries."""
     out: Tensor = _RowSum.apply(values, adj)  # type: ignore[no-untyped-call]
     return out
 
 
+@meter.moves(straight="values")
 def column_sum(adj: Csr, values: Tensor) -> Tensor:
     """[C, H]: sums of values [E, H] over every column's entries."""
     out: Tensor = _ColumnSum.apply(values, adj)  # type: ignore[no-untyped-call]
     return out
 
 
+@meter.moves(straight="scores")
 def softmax(adj: Csr, scores: Tensor) -> Tensor:
     """[E, H]: softmax of scores [E, H] over the entries of every row."""
     out: Tensor = _Softmax.apply(scores, adj)  # type: ignore[no-untyped-call]
@@ -162,6 +170,7 @@ def _additive_gathered(adj: Csr, a: Tensor, b: Tensor, att: Tensor, slope: float
     return (F.leaky_relu(z, slope) * att).sum(2)
 
 
+@meter.moves(gathered="b", straight="order grad a")
 def _additive_back(
     adj: Csr, order: Tensor, grad: Tensor, a: Tensor, b: Tensor, att: Tensor, slope: float
 ) -> tuple[Tensor, Tensor]:

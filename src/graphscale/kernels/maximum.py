@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from graphscale.csr import Csr
-from graphscale.kernels import loops
+from graphscale.kernels import loops, meter
 from graphscale.kernels.calling import looped, wide_of
 
 
@@ -33,6 +33,7 @@ class _Maximum(torch.autograd.Function):
         out = wide.new_empty(adj.num_rows, x.shape[1])
         chosen = torch.empty(out.shape, dtype=adj.indices.dtype)
         looped(loops.maximum, host.indptr, host.indices, wide, out, chosen)
+        meter.count(host, (out, chosen), gathered=(wide,))
         ctx.adj, ctx.chosen = host, chosen
         return out.to(x)
 
@@ -51,6 +52,7 @@ class _FromChosen(torch.autograd.Function):
         wide = wide_of(grad.cpu())
         out = wide.new_empty(adj.num_cols, grad.shape[1])
         looped(loops.from_chosen, transposed.indptr, transposed.indices, chosen, wide, out)
+        meter.count(transposed, (out,), gathered=(chosen, wide))
         return out.to(grad)
 
     @staticmethod
