@@ -1,10 +1,11 @@
 """Cluster-GCN's speed beside PyG's, in one process, in turn: one aggregation, and an epoch of clusters.
 
-    python benchmarks/cluster_gcn.py [--nodes N] [--degree D] [--only TABLE] [--repeats R]
+    python benchmarks/cluster_gcn.py [--nodes N] [--degree D] [--only TABLE] [--repeats R] [--device cuda]
 
 Ours and the peers see the same graph in the same order, the same parts, the same model with the same
 weights and the same float type; losses are checked to agree before anything is timed. Writes
-benchmarks/results/cluster_gcn_speed_DATE.md (of a whole study) and ends with a JSON line.
+benchmarks/results/cluster_gcn_speed_DATE.md (of a whole study) and ends with a JSON line. On CUDA there is the
+aggregation alone, and the clock waits for the device.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,31 +46,43 @@ WIDTH, PARTS, PER_BATCH = 128, 100, 10
 Row = dict[str, Any]
 
 
-def in_turn(works: dict[str, Callable[[], Any]], repeats: int, slow: tuple[str, ...] = ()) -> dict[str, float]:
+def finished(work: Callable[[], Any], device: str) -> float:
+    """Seconds of a work, to the end of what it started on the device."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def in_turn(
+    works: dict[str, Callable[[], Any]], repeats: int, slow: tuple[str, ...] = (), device: str = "cpu"
+) -> dict[str, float]:
     """Median seconds of every work, one after the other in every round, warm-up apart; slow ones in 3 rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for round_ in range(repeats + 1):
         for name, work in works.items():
             if name in slow and round_ > 3:
                 continue
-            began = time.perf_counter()
-            work()
+            took = finished(work, device)
             if round_:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(took)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def row(work: str, ours: float, peer: float, peer_name: str) -> Row:
     """A row of the closing line: a ratio above 1 says how many times faster ours is."""
-    return {"work": work, "ours": round(ours, 4), "peer": round(peer, 4), "peer_name": peer_name, "unit": "s",
-            "ratio": round(peer / ours, 2)}  # fmt: skip
+    return {"work": work, "ours": float(f"{ours:.4g}"), "peer": float(f"{peer:.4g}"), "peer_name": peer_name,
+            "unit": "s", "ratio": round(peer / ours, 2)}  # fmt: skip
 
 
-def copy_rate(megabytes: int = 512) -> float:
-    """Bytes a second that a copy reads and writes."""
-    source = torch.ones(megabytes << 18)
+def copy_rate(device: str, megabytes: int = 512) -> float:
+    """Bytes a second that a copy reads and writes on a device."""
+    source = torch.ones(megabytes << 18, device=device)
     target = torch.empty_like(source)
-    seconds = in_turn({"copy": lambda: target.copy_(source)}, 5)["copy"]
+    seconds = in_turn({"copy": lambda: target.copy_(source)}, 5, device=device)["copy"]
     return 2 * source.numel() * 4 / seconds
 
 
@@ -79,13 +93,13 @@ def gather_scatter(edge_index: Tensor, x: Tensor) -> Tensor:
     return out.scatter_add_(0, target[:, None].expand(-1, x.shape[1]), x.index_select(0, source))
 
 
-def aggregation(graph: Graph, repeats: int) -> tuple[list[Row], list[str]]:
+def aggregation(graph: Graph, repeats: int, device: str = "cpu") -> tuple[list[Row], list[str]]:
     """One sum over neighbours, forward and backward, nodes in cluster order."""
-    adj = graph.adj
-    x = torch.randn(graph.num_nodes, WIDTH, requires_grad=True)
+    adj = graph.adj.to(torch.device(device))
+    x = torch.randn(graph.num_nodes, WIDTH, device=device, requires_grad=True)
     grad = torch.randn_like(x)
     edge_index = torch.stack([adj.indices.long(), adj.row_of])
-    csr = torch.sparse_csr_tensor(adj.indptr.long(), adj.indices.long(), torch.ones(adj.num_entries), adj.shape)
+    csr = sparse(adj)
     narrow, narrow_grad = x.detach().bfloat16().requires_grad_(), grad.bfloat16()
 
     def both(forward: Callable[[Tensor], Tensor], x: Tensor = x, grad: Tensor = grad) -> Tensor:
@@ -103,14 +117,17 @@ def aggregation(graph: Graph, repeats: int) -> tuple[list[Row], list[str]]:
     expected = works["PyG, gather and scatter"]()
     for name in ("ours", "torch sparse CSR"):
         torch.testing.assert_close(works[name](), expected, rtol=1e-4, atol=1e-3)
-    seconds = in_turn(works, repeats, slow=("PyG, gather and scatter",))
+    seconds = in_turn(works, repeats, slow=("PyG, gather and scatter",), device=device)
     moved = 2 * (adj.num_entries + graph.num_nodes) * WIDTH * 4  # rows read and sums written, both ways
-    rate, most = moved / seconds["ours"], copy_rate()
+    rate = {name: moved / (2 if "bf16" in name else 1) / seconds[name] / 1e9 for name in works}
+    most = copy_rate(device) / 1e9
     work = f"aggregation forward + backward, {graph.num_nodes:,} nodes, {adj.num_entries:,} entries, {WIDTH} floats"
     rows = [row(work, seconds["ours"], seconds[peer], peer) for peer in works if not peer.startswith("ours")]
     rows.append(row(f"{work}, bf16", seconds["ours, bf16"], seconds["torch sparse CSR"], "torch sparse CSR, fp32"))
-    said = [f"Aggregation reads and writes {rate / 1e9:.1f} GB/s where a copy moves {most / 1e9:.1f} GB/s: rows of a"
-            " cluster are read from the cache."]  # fmt: skip
+    said = [
+        "Read and written in a second: " + ", ".join(f"{rate[name]:.1f} GB ({name})" for name in works)
+        + f"; a copy moves {most:.1f} GB. Rates above it are of rows that lie in a cache."
+    ]  # fmt: skip
     return rows, said
 
 
@@ -127,7 +144,7 @@ class Parted(ClusterData):
 
 def sparse(adj: Csr) -> Tensor:
     """PyG's best view of a block, values inside."""
-    values = torch.ones(adj.num_entries)
+    values = torch.ones(adj.num_entries, device=adj.device)
     return torch.sparse_csr_tensor(adj.indptr.long(), adj.indices.long(), values, adj.shape, check_invariants=False)
 
 
@@ -196,7 +213,8 @@ def sparse_of(edge_index: Tensor, num_nodes: int) -> Tensor:
     return to_torch_csr_tensor(edge_index.flip(0), size=(num_nodes, num_nodes))
 
 
-TABLES = {"aggregation": aggregation, "epochs": epochs}
+Table = Callable[[Graph, int], tuple[list[Row], list[str]]]
+TABLES: dict[str, Table] = {"aggregation": aggregation, "epochs": epochs}
 
 
 def main() -> None:
@@ -205,20 +223,27 @@ def main() -> None:
     parser.add_argument("--degree", type=float, default=40.0)
     parser.add_argument("--only", choices=list(TABLES))
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     asked = parser.parse_args()
+    if asked.device == "cuda" and asked.only != "aggregation":
+        parser.error("--device cuda times the aggregation alone: add --only aggregation")
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch finds no CUDA device here")
+    where = f", {torch.cuda.get_device_name()}" if asked.device == "cuda" else ""
     graph = planted(asked.nodes, degree=asked.degree, num_features=WIDTH)
     graph = partition(graph, PARTS).apply(graph)
+    tables = TABLES | {"aggregation": partial(aggregation, device=asked.device)}
     rows: list[Row] = []
     lines = [
         f"# Cluster-GCN: speed, {date.today()}",
         "",
-        f"Machine: {machine()}, {torch.get_num_threads()} threads. Versions: {json.dumps(probe.versions())}. Commit:"
-        f" {probe.commit()}.",
+        f"Machine: {machine()}{where}, {torch.get_num_threads()} threads. Versions: {json.dumps(probe.versions())}."
+        f" Commit: {probe.commit()}.",
         f"Command: `python benchmarks/cluster_gcn.py`. Medians of {asked.repeats} rounds in turn (3 of the slowest),"
         " warm-up apart; ratios in one run.",
     ]
     for name in [asked.only] if asked.only else list(TABLES):
-        found, said = TABLES[name](graph, asked.repeats)
+        found, said = tables[name](graph, asked.repeats)
         rows += found
         lines += [
             "",
@@ -230,12 +255,12 @@ def main() -> None:
             "|---|---|---|---|---|",
         ]
         for r in found:
-            lines.append(f"| {r['work']} | {r['ours']:.3f} | {r['peer_name']} | {r['peer']:.3f} | {r['ratio']:.1f} |")
+            lines.append(f"| {r['work']} | {r['ours']:.3g} | {r['peer_name']} | {r['peer']:.3g} | {r['ratio']:.1f} |")
     text = "\n".join(lines) + "\n"
     print(text)
     if not asked.only and asked.nodes == 300_000:
         (Path(__file__).parent / "results" / f"cluster_gcn_speed_{date.today()}.md").write_text(text, encoding="utf-8")
-    print(json.dumps({"benchmark": "cluster_gcn_speed", "machine": machine(), "rows": rows}))
+    print(json.dumps({"benchmark": "cluster_gcn_speed", "machine": machine() + where, "rows": rows}))
 
 
 if __name__ == "__main__":

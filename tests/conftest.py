@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    # Triton's programs run in its interpreter then; it asks when Triton is first imported, which PyG does.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from graphscale.data.pyg import DATA_VARIABLE
 
 # Where ../shared/data is, tests of real data sets run; elsewhere they skip and say so.

@@ -1,10 +1,7 @@
 """Sums over a node's neighbours, with a backward pass that can be differentiated again.
 
-The forward pass is ``embedding_bag`` over int32 CSR: on nodes in cluster order it read 3 to 5 times
-faster than sparse CSR products and an order of magnitude faster than gather and scatter
-(``benchmarks/results``). ``embedding_bag`` has no double backward; here the backward pass is the same
-function over the cached transpose, so it is differentiable to any order, as second-order
-meta-learning needs.
+What sums is the device's engine (``kernels.engine``). The backward pass is the same function over the
+cached transpose, so it is differentiable to any order, as second-order meta-learning needs.
 """
 
 from __future__ import annotations
@@ -12,21 +9,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from graphscale.csr import Csr
 from graphscale.kernels import meter
+from graphscale.kernels.engine import engine_of
 
 
 @meter.moves(gathered="x", weighted=True)
-def gather_sum(adj: Csr, x: Tensor) -> Tensor:
-    """``adj @ x`` without a graph of gradients: [rows, d]."""
-    # dim 0 of indices decides: a bag of no entries at all needs no call.
-    if adj.num_entries == 0 or x.shape[1] == 0:
-        return x.new_zeros((adj.num_rows, x.shape[1]))
-    weight = None if adj.values is None else adj.values.to(x.dtype)
-    return F.embedding_bag(adj.indices, x, adj.indptr, mode="sum", per_sample_weights=weight, include_last_offset=True)
+def gather_sum(
+    adj: Csr, x: Tensor, pre: Tensor | None = None, post: Tensor | None = None, diag: Tensor | None = None
+) -> Tensor:
+    """``post * (adj @ (pre * x)) + diag * x`` without a graph of gradients: [rows, d]."""
+    return engine_of(x).gather_sum(adj, x, pre, post, diag)
 
 
 class _Aggregate(torch.autograd.Function):
@@ -63,10 +58,7 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, adj: Csr, pre: Tensor | None, post: Tensor | None, diag: Tensor | None) -> Tensor:
         ctx.arguments = (adj, pre, post, diag)
-        out = gather_sum(adj, (x if pre is None else x * pre).contiguous())
-        if post is not None:  # in place: a fresh [rows, d] costs as much as what is done to it
-            out.mul_(post)
-        return out if diag is None else out.addcmul_(x, diag)
+        return gather_sum(adj, x.contiguous(), pre, post, diag)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None]:

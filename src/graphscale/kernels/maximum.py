@@ -1,7 +1,7 @@
 """Maxima over a row's columns, differentiable to any order.
 
-The choice of each maximum is kept; with it the gradient, its transpose and so on are linear gathers
-(``kernels.loops``). R rows, C columns, D numbers each.
+The choice of each maximum is kept; with it the gradient, its transpose and so on are linear gathers of
+the device's engine (``kernels.engine``). R rows, C columns, D numbers each.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from graphscale.csr import Csr
-from graphscale.kernels import loops, meter
-from graphscale.kernels.calling import looped, wide_of
+from graphscale.kernels import meter
+from graphscale.kernels.engine import engine_of
 
 
 def maximum(adj: Csr, x: Tensor) -> Tensor:
@@ -28,14 +28,10 @@ def maximum(adj: Csr, x: Tensor) -> Tensor:
 class _Maximum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, adj: Csr) -> Tensor:
-        wide = wide_of(x.cpu())  # no atomic maximum with its place on a GPU
-        host = adj.to(wide.device)
-        out = wide.new_empty(adj.num_rows, x.shape[1])
-        chosen = torch.empty(out.shape, dtype=adj.indices.dtype)
-        looped(loops.maximum, host.indptr, host.indices, wide, out, chosen)
-        meter.count(host, (out, chosen), gathered=(wide,))
-        ctx.adj, ctx.chosen = host, chosen
-        return out.to(x)
+        out, chosen = engine_of(x).maximum(adj, x)
+        meter.count(adj, (out, chosen), gathered=(x,))
+        ctx.adj, ctx.chosen = adj, chosen
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -48,12 +44,10 @@ class _FromChosen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, grad: Tensor, adj: Csr, chosen: Tensor) -> Tensor:
         ctx.adj, ctx.chosen = adj, chosen
-        transposed, _ = adj.transposed
-        wide = wide_of(grad.cpu())
-        out = wide.new_empty(adj.num_cols, grad.shape[1])
-        looped(loops.from_chosen, transposed.indptr, transposed.indices, chosen, wide, out)
-        meter.count(transposed, (out,), gathered=(chosen, wide))
-        return out.to(grad)
+        out = engine_of(grad).from_chosen(adj, chosen, grad)
+        if meter.counting():
+            meter.count(adj.transposed[0], (out,), gathered=(chosen, grad))
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -66,10 +60,7 @@ class _Chosen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, adj: Csr, chosen: Tensor) -> Tensor:
         ctx.adj, ctx.chosen = adj, chosen
-        wide = wide_of(x.cpu())
-        out = wide.new_empty(chosen.shape)
-        looped(loops.pick, chosen, wide, out)
-        return out.to(x)
+        return engine_of(x).pick(chosen, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:

@@ -45,6 +45,11 @@ def metered() -> Iterator[Meter]:
         _current = before
 
 
+def counting() -> bool:
+    """Whether there is a meter, for counts that cost something to make."""
+    return _current is not None
+
+
 def count(adj: Csr, out: Sequence[Tensor], *, gathered: Sequence[Tensor] = (), straight: Sequence[Tensor] = ()) -> None:
     """Add a pass over ``adj`` to the current meter, if there is one.
 

@@ -14,7 +14,6 @@ import importlib
 import inspect
 import sys
 import traceback
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +26,7 @@ from graphscale.csr import Csr, from_entries
 from graphscale.edge_view import BlockEdges
 from graphscale.errors import InputError, first_sentence
 from graphscale.graph import Graph, take_rows
-
-with warnings.catch_warnings():
-    # torch says once a process that CSR tensors are in beta; it is said here, where nobody reads it.
-    warnings.simplefilter("ignore")
-    torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([]), torch.tensor([]), (1, 1))
+from graphscale.kernels.shared import sparse_tensor
 
 View = Literal["edge_index", "adj_t", "block"]
 STOCK = ("gcn", "sage", "gat", "gin", "pna")
@@ -199,9 +194,9 @@ class Feed:
         return cast(Tensor, model(dense, torch.stack([adj.indices.long(), adj.row_of]), **keywords))
 
     def _sparse(self, adj: Csr, dtype: torch.dtype) -> Tensor:
-        ones = torch.ones(adj.num_entries, dtype=dtype, device=adj.device)
-        values = adj.values.to(dtype) if self.weight and adj.values is not None else ones
-        return torch.sparse_csr_tensor(adj.indptr.long(), adj.indices.long(), values, adj.shape, check_invariants=False)
+        values = adj.values if self.weight else None
+        long = replace(adj, indptr=adj.indptr.long(), indices=adj.indices.long(), values=values)
+        return sparse_tensor(long, dtype)
 
 
 def _accelerated(model: nn.Module, plain: Feed, graph: Graph) -> bool:
