@@ -82,3 +82,14 @@ def test_with_triton_but_without_a_gpu():
     said = run(REFUSED.format(""), **{VARIABLE: "programs"})
     assert "run on CUDA tensors; these are on cpu" in said and "TRITON_INTERPRET=1" in said
     assert said.endswith("graphscale.kernels.triton_engine\n")
+
+
+def test_compiled_loops_leave_torch_its_threads():
+    code = (
+        "import torch\n"
+        "torch.set_num_threads(1)\n"
+        "from graphscale.kernels.dropout import dropout\n"
+        "dropout(torch.ones(10), 0.5)\n"
+        "assert torch.get_num_threads() == 1, torch.get_num_threads()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

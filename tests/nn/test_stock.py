@@ -10,7 +10,9 @@ from torch import nn
 
 from graphscale.batches.full import FullBatch
 from graphscale.csr import from_entries
+from graphscale.edge_view import BlockEdges
 from graphscale.errors import InputError
+from graphscale.kernels.dropout import dropout
 from graphscale.nn import stock
 from graphscale.nn.exact import outputs
 from graphscale.nn.plain import plain
@@ -146,3 +148,23 @@ def test_bf16_forward_and_backward(name):
     out.sum().backward()
     exact = plain(model, feed)(dict(model.named_parameters()), batch).logits
     torch.testing.assert_close(out, exact, rtol=0.1, atol=0.1 * float(exact.detach().abs().max()))
+
+
+def test_a_stock_models_dropout_is_drawn_by_the_house():
+    graph = random_graph()
+    model = make("gcn", graph, dropout=0.5).float().train()
+    graph = dataclasses.replace(graph, x=graph.x.float())
+    feed, _ = Feed.of(model, graph)
+    assert feed.view == "block"
+
+    def out(given):
+        torch.manual_seed(3)
+        return given(model, graph.x, graph.adj, None)
+
+    first = out(feed)
+    assert torch.equal(first, out(feed))
+    assert not torch.allclose(first, out(dataclasses.replace(feed, view="edge_index")))  # torch draws others
+    torch.manual_seed(3)
+    hidden = dropout(model.convs[0](graph.x, BlockEdges.of(graph.adj, torch.float32, weighted=False)).relu(), 0.5)
+    expected = model.convs[1](hidden, BlockEdges.of(graph.adj, torch.float32, weighted=False))
+    torch.testing.assert_close(first, expected)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,8 +17,8 @@ from torch import Tensor
 from graphscale.csr import Csr
 from graphscale.kernels import loops
 from graphscale.kernels.shared import scaled, wide_of
+from graphscale.kernels.threads import looped
 
-_MOST_THREADS = numba.get_num_threads()
 _STRAIGHT = torch.empty(0, dtype=torch.int64)  # the order of entries as they lie
 
 
@@ -34,7 +33,7 @@ def weighted_sum(adj: Csr, values: Tensor, x: Tensor) -> Tensor:
     """Sums of the columns' rows of x, weighted by entry and head."""
     wide = wide_of(x)
     out = wide.new_empty(adj.num_rows, *x.shape[1:])
-    _looped(loops.weighted_sum, adj.indptr, adj.indices, wide_of(values).to(wide.dtype), wide, out)
+    looped(loops.weighted_sum, adj.indptr, adj.indices, wide_of(values).to(wide.dtype), wide, out)
     return out.to(x.dtype)
 
 
@@ -42,7 +41,7 @@ def dot(adj: Csr, a: Tensor, b: Tensor) -> Tensor:
     """Products of a's row and b's column, of every entry."""
     wide = wide_of(a)
     out = wide.new_empty(adj.num_entries, a.shape[1])
-    _looped(loops.dot, adj.indptr, adj.indices, wide, wide_of(b).to(wide.dtype), out)
+    looped(loops.dot, adj.indptr, adj.indices, wide, wide_of(b).to(wide.dtype), out)
     return out.to(a.dtype)
 
 
@@ -50,7 +49,7 @@ def row_sum(adj: Csr, values: Tensor, order: Tensor | None = None) -> Tensor:
     """Sums over the entries of every row."""
     wide = wide_of(values)
     out = wide.new_empty(adj.num_rows, values.shape[1])
-    _looped(loops.row_sum, adj.indptr, _STRAIGHT if order is None else order, wide, out)
+    looped(loops.row_sum, adj.indptr, _STRAIGHT if order is None else order, wide, out)
     return out.to(values.dtype)
 
 
@@ -58,7 +57,7 @@ def softmax(adj: Csr, scores: Tensor) -> Tensor:
     """Softmax over the entries of every row."""
     wide = wide_of(scores)
     out = torch.empty_like(wide)
-    _looped(loops.softmax, adj.indptr, wide, out)
+    looped(loops.softmax, adj.indptr, wide, out)
     return out.to(scores.dtype)
 
 
@@ -67,7 +66,7 @@ def additive(adj: Csr, a: Tensor, b: Tensor, att: Tensor, slope: float) -> Tenso
     wide = wide_of(a)
     others = (wide_of(t).to(wide.dtype) for t in (b, att))
     out = wide.new_empty(adj.num_entries, a.shape[1])
-    _looped(loops.additive, adj.indptr, adj.indices, wide, *others, _number(slope, wide), out)
+    looped(loops.additive, adj.indptr, adj.indices, wide, *others, _number(slope, wide), out)
     return out.to(a.dtype)
 
 
@@ -87,7 +86,7 @@ def maximum(adj: Csr, x: Tensor) -> tuple[Tensor, Tensor]:
     wide = wide_of(x)
     out = wide.new_empty(adj.num_rows, x.shape[1])
     chosen = torch.empty(out.shape, dtype=adj.indices.dtype)
-    _looped(loops.maximum, adj.indptr, adj.indices, wide, out, chosen)
+    looped(loops.maximum, adj.indptr, adj.indices, wide, out, chosen)
     return out.to(x.dtype), chosen
 
 
@@ -96,7 +95,7 @@ def from_chosen(adj: Csr, chosen: Tensor, grad: Tensor) -> Tensor:
     transposed, _ = adj.transposed
     wide = wide_of(grad)
     out = wide.new_empty(adj.num_cols, grad.shape[1])
-    _looped(loops.from_chosen, transposed.indptr, transposed.indices, chosen, wide, out)
+    looped(loops.from_chosen, transposed.indptr, transposed.indices, chosen, wide, out)
     return out.to(grad.dtype)
 
 
@@ -104,7 +103,7 @@ def pick(chosen: Tensor, x: Tensor) -> Tensor:
     """What every row chose."""
     wide = wide_of(x)
     out = wide.new_empty(chosen.shape)
-    _looped(loops.pick, chosen, wide, out)
+    looped(loops.pick, chosen, wide, out)
     return out.to(x.dtype)
 
 
@@ -122,16 +121,10 @@ def _additive_back(
     a, b, att = (wide_of(t).to(grad.dtype) for t in (a, b, att))
     to_a, to_att = torch.empty_like(a), torch.empty_like(a)
     arrays = (adj.indptr, adj.indices, order, grad, a, b, att, _number(slope, a), to_a, to_att)
-    _looped(loops.additive_back, *arrays)
+    looped(loops.additive_back, *arrays)
     return to_a, to_att
 
 
 def _number(value: float, like: Tensor) -> Any:
     """In the type of the loop: a wider one would widen every product."""
     return np.float64(value) if like.dtype == torch.float64 else np.float32(value)
-
-
-def _looped(loop: Any, *arguments: Any) -> None:
-    """Run a compiled loop over contiguous tensors, with as many threads as torch has."""
-    numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))
-    loop(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))

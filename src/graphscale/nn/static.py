@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from graphscale import scratch
 from graphscale.csr import Csr
 from graphscale.kernels.aggregate import aggregate
+from graphscale.kernels.dropout import dropout
 from graphscale.nn.propagation import Norm, Propagation
 
 _TILE = 1 << 22  # numbers of an activation at a time
@@ -99,19 +100,19 @@ class ClusterGCN(nn.Module):
             product = aggregate(self._dropped(x), _stacked(weight) if self.concat and not done else weight.t())
             return (product if done else self._spread(product, propagate)) + bias
         if done:
-            return F.linear(F.dropout(x, self.dropout, self.training), weight, bias)
+            return F.linear(dropout(x, self.dropout, self.training), weight, bias)
         fewer = weight.shape[0] < x.shape[1]
         if fewer and (not self.training or self.dropout == 0):  # multiply first: fewer columns to sum
             return self._spread(x @ (_stacked(weight) if self.concat else weight.t()), propagate) + bias
         z = propagate(x)
         z = torch.cat([z, x.to(z.dtype)], dim=1) if self.concat else z
-        return F.linear(F.dropout(z, self.dropout, self.training), weight, bias)
+        return F.linear(dropout(z, self.dropout, self.training), weight, bias)
 
     def _dropped(self, x: Csr) -> Csr:
         if not self.training or self.dropout == 0:
             return x
         values = torch.ones(x.num_entries, device=x.device) if x.values is None else x.values
-        return x.with_values(F.dropout(values, self.dropout))
+        return x.with_values(dropout(values, self.dropout))
 
     def _spread(self, product: Tensor, propagate: Propagation) -> Tensor:
         """A'(X W1) + X W2 from [X W1 || X W2], or A'(X W)."""

@@ -27,6 +27,7 @@ from graphscale.edge_view import BlockEdges
 from graphscale.errors import InputError, first_sentence
 from graphscale.graph import Graph, take_rows
 from graphscale.kernels.shared import sparse_tensor
+from graphscale.nn.fast_dropout import FastDropout
 
 View = Literal["edge_index", "adj_t", "block"]
 STOCK = ("gcn", "sage", "gat", "gin", "pna")
@@ -188,7 +189,8 @@ class Feed:
             edges = BlockEdges.of(adj, dense.dtype, weighted=self.weight)
             if edges.weight is not None:
                 keywords["edge_weight"] = edges.weight
-            return cast(Tensor, model(dense, edges, **keywords))
+            with FastDropout():
+                return cast(Tensor, model(dense, edges, **keywords))
         if self.weight and adj.values is not None:
             keywords["edge_weight"] = adj.values.to(dense.dtype)
         return cast(Tensor, model(dense, torch.stack([adj.indices.long(), adj.row_of]), **keywords))

@@ -13,12 +13,13 @@ from torch_geometric.nn import conv
 from graphscale.csr import Csr
 from graphscale.edge_view import BlockEdges
 from graphscale.kernels import entries
+from graphscale.kernels.dropout import dropout
 from graphscale.nn.fast.layer import Fast
 
 
 def _attended(layer: Any, edges: BlockEdges, adj: Csr, scores: Tensor, x: Tensor) -> Tensor:
     """[n, H, D] -> [n, H * D] or [n, D]: rows of x weighted by the softmax of scores [E, H] over a row's entries."""
-    share = F.dropout(entries.softmax(adj, scores), p=layer.dropout, training=layer.training)
+    share = dropout(entries.softmax(adj, scores), layer.dropout, layer.training)
     out = layer.sent(edges, entries.weighted_sum(adj, share, x))
     merged: Tensor = out.flatten(1) if layer.concat else out.mean(dim=1)
     return merged
