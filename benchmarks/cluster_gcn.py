@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 from datetime import date
@@ -24,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from study import machine
+from study import in_turn, machine
 from torch import Tensor
 from torch_geometric.loader import ClusterData, ClusterLoader
 from torch_geometric.nn import GCN
@@ -44,32 +42,6 @@ from graphscale.partitioning import partition
 warnings.filterwarnings("ignore", message="Sparse")
 WIDTH, PARTS, PER_BATCH = 128, 100, 10
 Row = dict[str, Any]
-
-
-def finished(work: Callable[[], Any], device: str) -> float:
-    """Seconds of a work, to the end of what it started on the device."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def in_turn(
-    works: dict[str, Callable[[], Any]], repeats: int, slow: tuple[str, ...] = (), device: str = "cpu"
-) -> dict[str, float]:
-    """Median seconds of every work, one after the other in every round, warm-up apart; slow ones in 3 rounds."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for round_ in range(repeats + 1):
-        for name, work in works.items():
-            if name in slow and round_ > 3:
-                continue
-            took = finished(work, device)
-            if round_:
-                seconds[name].append(took)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def row(work: str, ours: float, peer: float, peer_name: str) -> Row:

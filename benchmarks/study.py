@@ -1,11 +1,16 @@
-"""What studies share: runs that are made once, and the machine that made them."""
+"""What studies share: runs that are made once, works that are timed in turn, and the machine."""
 
 from __future__ import annotations
 
 import json
 import platform
+import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from graphscale import configure, train
 from graphscale.config import plain
@@ -38,3 +43,29 @@ def machine() -> str:
         names = [x.split(":")[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
         model = f"{names[0]}, {len(names)} cores" if names else model
     return model
+
+
+def finished(work: Callable[[], Any], device: str) -> float:
+    """Seconds of a work, to the end of what it started on the device."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def in_turn(
+    works: dict[str, Callable[[], Any]], repeats: int, slow: tuple[str, ...] = (), device: str = "cpu"
+) -> dict[str, float]:
+    """Median seconds of every work, one after the other in every round, warm-up apart; slow ones in 3 rounds."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for round_ in range(repeats + 1):
+        for name, work in works.items():
+            if name in slow and round_ > 3:
+                continue
+            took = finished(work, device)
+            if round_:
+                seconds[name].append(took)
+    return {name: statistics.median(values) for name, values in seconds.items()}
