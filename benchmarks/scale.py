@@ -178,18 +178,14 @@ def ram(work: Path, nodes: int, edges: int) -> Table:
 
 
 def linear(work: Path, nodes: int, edges: int) -> Table:
-    """Seconds an edge of an epoch (3 layers of 128, 10 parts a batch), as the graph grows."""
+    """Seconds an edge of an epoch (3 layers of 128, 10 parts a batch; median of 3), as the graph grows."""
     sizes, lines, found = [250_000, 500_000, 1_000_000, 2_000_000, 4_000_000], [], []
     for size in sizes:
         place, cost = made(work, size, round(size * AMAZON2M[1] / AMAZON2M[0]))
         config = configure("cluster_gcn", data=str(place), layers=3, preset="none", **{**DEEP, "hidden": 128})
         run = cluster_gcn.build(config, cluster_gcn.read(config), 0)
         run.model.train()
-        steps(run, 100)
-        count = len(run.batches)
-        began = time.perf_counter()
-        steps(run, count)
-        seconds = time.perf_counter() - began
+        seconds = in_turn({"epoch": lambda run=run: steps(run, len(run.batches))}, 3)["epoch"]
         entries = store.read(place).num_entries
         found.append(1e9 * seconds / (entries / 2))
         lines.append([f"{size:,}", f"{entries // 2:,}", f"{seconds:.1f}", f"{found[-1]:.1f}", f"{cost['seconds']:.0f}"])
