@@ -11,7 +11,7 @@ ROOT = Path(graphscale.__file__).parent
 LAYERS = tuple(
     line.split()
     for line in """
-    errors config catalog rng probe mapped scratch csr edge_view soundness graph batch table step world kernels
+    errors config catalog rng probe mapped scratch csr edge_view soundness graph batch table step world kernels reach
     partitioning store data
     batches tables nn
     objectives sync metrics checkpoint profile

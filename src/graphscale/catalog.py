@@ -19,7 +19,10 @@ class Preset:
     expected: str
 
 
-RECIPES = {"cluster_gcn": "Cluster-GCN (KDD 2019): METIS clusters as batches; memory by batch, not by graph"}
+RECIPES = {
+    "cluster_gcn": "Cluster-GCN (KDD 2019): METIS clusters as batches; memory by batch, not by graph",
+    "gas": "GAS, GNNAutoScale (ICML 2021): clusters that keep every edge; what they lack is read from histories",
+}
 
 DATA = {
     "digits": "built in: scikit-learn's 1,797 handwritten digits, joined to their 8 nearest; 10 classes",

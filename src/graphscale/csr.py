@@ -31,6 +31,7 @@ class Csr:
     values: Tensor | None  # [entries]
     num_cols: int
     symmetric: bool = False
+    degrees: Tensor | None = None  # [rows, 2] entries, sum of values in the graph: for blocks whose rows are cut off
 
     @property
     def num_rows(self) -> int:
@@ -86,7 +87,9 @@ class Csr:
         return new
 
     def degree(self) -> Tensor:
-        """[rows] sum of a row's values (float64), the number of its entries where all are 1."""
+        """[rows] float64 sum of a row's values, the number of its entries where all are 1: the graph's, where known."""
+        if self.degrees is not None:
+            return self.degrees[:, 0 if self.values is None else 1]
         if self.values is None:
             return self.indptr.diff().double()
         if self.device.type == "cpu":
@@ -155,7 +158,8 @@ class Csr:
         if self.device == device:
             return self
         values = None if self.values is None else self.values.to(device)
-        return Csr(self.indptr.to(device), self.indices.to(device), values, self.num_cols, self.symmetric)
+        degrees = None if self.degrees is None else self.degrees.to(device)
+        return Csr(self.indptr.to(device), self.indices.to(device), values, self.num_cols, self.symmetric, degrees)
 
     def check_symmetric(self) -> bool:
         """Whether the matrix equals its transpose, values included."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -18,6 +18,7 @@ from graphscale.graph import Graph
 from graphscale.nn import stock
 from graphscale.nn.static import ClusterGCN, precompute
 from graphscale.nn.stock import Feed
+from graphscale.partitioning import Method, partition
 from graphscale.run import Scores, device_of
 
 
@@ -67,6 +68,32 @@ def demand_splits(graph: Graph, name: str) -> None:
         )
     if graph.num_classes < 2 and not graph.multilabel:
         raise InputError(f"all labels of {name} are of one class: there is nothing to learn. Check y.")
+
+
+class Clustered(Protocol):
+    """Settings of a recipe whose batches are clusters."""
+
+    @property
+    def num_parts(self) -> int: ...  # noqa: D102
+    @property
+    def parts_per_batch(self) -> int: ...  # noqa: D102
+    @property
+    def partitioner(self) -> Method: ...  # noqa: D102
+
+
+def clustered(graph: Graph, config: Clustered, seed: int) -> tuple[Graph, int, list[str]]:
+    """(the graph in cluster order, clusters a batch, what is to be said of them); a store keeps its clusters."""
+    notes = []
+    if graph.num_parts == 1:
+        graph = partition(graph, config.num_parts, method=config.partitioner, seed=seed).apply(graph)
+    else:
+        notes.append(f"clusters of the store are used ({graph.num_parts}); --num-parts and --partitioner are not")
+    q = config.parts_per_batch
+    asked = int(str(graph.clusters.get("asked", graph.num_parts)))  # METIS leaves some empty where parts are small
+    if graph.num_parts < q <= asked:
+        notes.append(f"{graph.num_parts} clusters hold a node: a batch takes all of them, not {q}")
+        q = graph.num_parts
+    return graph, q, notes
 
 
 def demand_pairs(model: nn.Module, smallest: int) -> None:

@@ -28,9 +28,20 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     Raises:
         InputError: where the folder has no room for it.
     """
-    size = prod(shape) * dtype.itemsize
-    if size <= _IN_MEMORY:
+    if prod(shape) * dtype.itemsize <= _IN_MEMORY:
         return torch.empty(shape, dtype=dtype)
+    return zeros_on_disk(*shape, dtype=dtype)
+
+
+def zeros_on_disk(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """An array of zeros in a nameless file, however small.
+
+    Raises:
+        InputError: where the folder has no room for it.
+    """
+    size = prod(shape) * dtype.itemsize
+    if size == 0:
+        return torch.zeros(shape, dtype=dtype)
     with tempfile.TemporaryFile(dir=folder()) as file:
         try:
             if hasattr(os, "posix_fallocate"):  # else a full disk would end the process at some write

@@ -14,6 +14,7 @@ from graphscale.nn import tiles
 from graphscale.nn.splice import last_input, spliced
 from graphscale.nn.stock import Feed
 from graphscale.nn.tiles import in_tiles, tile_of, way
+from graphscale.reach import Reach
 
 CPU = torch.device("cpu")
 
@@ -39,13 +40,13 @@ class First(nn.Module):
 
 
 MODELS = {
-    "gcn": (lambda: pyg.GCN(5, 8, 3, 3), "degrees"),
-    "gcn with batch norm": (lambda: pyg.GCN(5, 8, 3, 3, norm="batch_norm"), "degrees"),
+    "gcn": (lambda: pyg.GCN(5, 8, 3, 3), "bare"),
+    "gcn with batch norm": (lambda: pyg.GCN(5, 8, 3, 3, norm="batch_norm"), "bare"),
     "jumping knowledge": (lambda: pyg.GraphSAGE(5, 8, 3, 3, jk="cat"), "bare"),
     "sage": (lambda: pyg.GraphSAGE(5, 8, 3, 3), "bare"),
     "gat": (lambda: pyg.GAT(5, 8, 3, 3, heads=2), "bare"),
     "gin": (lambda: pyg.GIN(5, 8, 2, 3), "bare"),
-    "appnp": (lambda: Layers(nn.Identity(), pyg.APPNP(3, 0.1)), "degrees"),
+    "appnp": (lambda: Layers(nn.Identity(), pyg.APPNP(3, 0.1)), "bare"),
     "tag": (lambda: Layers(pyg.TAGConv(5, 8, K=2), pyg.TAGConv(8, 3, K=1)), "degrees"),
     "transformer": (lambda: Layers(pyg.TransformerConv(5, 4, heads=2), pyg.TransformerConv(8, 3)), "bare"),
     "no message": (lambda: Layers(nn.Identity(), nn.Identity()), "bare"),
@@ -100,32 +101,41 @@ def test_tiles_equal_one_pass(name, kind):
             torch.testing.assert_close(inner, hidden.flatten(1), rtol=1e-4, atol=1e-5)
 
 
+def test_layers_that_count_entries_themselves_get_filled_rows():
+    graph, model, _ = made("gcn", weighted=True, loops=True)
+    feed = Feed.of(model, graph, faster=False)[0]
+    assert way(model, feed, graph) == "degrees"
+    got, _ = in_tiles(model, feed, graph, device=CPU, rows=9, entries=300, degrees=True)
+    torch.testing.assert_close(got, whole(model, feed, graph)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_weights_and_attributes():
     graph, _, _ = made("gcn", weighted=True, attributes=2)
     graph = replace(graph, edge_attr=graph.edge_attr.float())
     for model in (pyg.GCN(5, 8, 3, 3), pyg.GAT(5, 8, 2, 3, edge_dim=2)):
         feed = Feed.of(model.eval(), graph)[0]
         found = way(model, feed, graph)
-        assert found == ("degrees" if isinstance(model, pyg.GCN) else "bare")
+        assert found == "bare"
         got, _ = in_tiles(model, feed, graph, device=CPU, rows=9, entries=300, degrees=found == "degrees")
         torch.testing.assert_close(got, whole(model, feed, graph)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_tile_holds_its_roots_rows_and_the_degrees_of_its_halo():
     graph = random_graph(weighted=True, loops=True)
-    place = torch.full((60,), -1, dtype=torch.int32)
+    reach = Reach(graph.adj)
     dense = graph.adj.dense(torch.float64)
     for degrees in (False, True):
-        tile = tile_of(graph.adj, 10, 25, place, degrees=degrees)
+        tile = tile_of(reach, 10, 25, degrees=degrees)
         assert tile.n_id[:15].tolist() == list(range(10, 25))
         assert set(tile.halo.tolist()) == set(dense[10:25].sum(0).nonzero().flatten().tolist()) - set(range(10, 25))
         block = tile.adj.dense(torch.float64)
         assert torch.equal(block[:15], dense[10:25][:, tile.n_id])
-        expected = dense[tile.halo].sum(1) if degrees else torch.zeros(tile.halo.numel(), dtype=torch.float64)
-        torch.testing.assert_close(block[15:].sum(1), expected)
-        if degrees:
-            torch.testing.assert_close(block[15:, 15:].diagonal(), dense.diagonal()[tile.halo])
-        assert bool((place == -1).all())
+        loops = dense.diagonal()[tile.halo]
+        torch.testing.assert_close(block[15:].sum(1), dense[tile.halo].sum(1) if degrees else loops)
+        torch.testing.assert_close(block[15:, 15:].diagonal(), loops)
+        torch.testing.assert_close(tile.adj.degree(), dense[tile.n_id].sum(1))
+        torch.testing.assert_close(tile.adj.with_values(None).degree(), (dense[tile.n_id] > 0).sum(1).double())
+        assert bool((reach.place == -1).all())
 
 
 def test_tiles_stay_within_their_bounds():

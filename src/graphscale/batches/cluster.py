@@ -8,7 +8,7 @@ each step).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,8 +18,9 @@ from graphscale.batch import Batch
 from graphscale.batches.deal import dealt, demand_features, steps
 from graphscale.csr import Csr
 from graphscale.errors import InputError
-from graphscale.graph import Graph
+from graphscale.graph import Graph, take_rows
 from graphscale.kernels.layout import induced_by_parts
+from graphscale.reach import Reach
 from graphscale.world import World
 
 
@@ -33,6 +34,9 @@ class ClusterBatches:
         graph: in cluster order, with features.
         parts_per_batch: q.
         split: mask of the nodes in the loss.
+        halo: names of the tables whose rows the halo needs; with them (or with none of them, but not None) a
+            batch has all sources of its roots' edges as a halo.
+        filled: whether rows of the halo are filled (``reach``).
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class ClusterBatches:
         seed: int = 0,
         split: str = "train",
         world: World | None = None,
+        halo: Sequence[str] | None = None,
+        filled: bool = False,
     ) -> None:
         demand_features(graph)
         # Clusters that hold no node have nothing to be seen.
@@ -55,6 +61,8 @@ class ClusterBatches:
             )
         self.graph, self.parts_per_batch, self.seed, self.split = graph, parts_per_batch, seed, split
         self.world = world or World()
+        self.halo, self.filled = halo, filled
+        self.reach = None if halo is None else Reach(graph.adj)
         self.part_of = torch.repeat_interleave(torch.arange(self.num_parts, dtype=torch.int32), self.part_ptr.diff())
 
     @property
@@ -79,16 +87,25 @@ class ClusterBatches:
         graph = self.graph
         lo, hi = self.part_ptr[parts], self.part_ptr[parts + 1]
         mask = slices(graph.masks[self.split], lo, hi)
+        n_id = torch.cat([torch.arange(a, b) for a, b in zip(lo.tolist(), hi.tolist(), strict=True)])
+        x = _features(graph, lo, hi)
+        if self.reach is None:
+            adj, entry = self._induced(parts)
+        else:
+            n_id, adj, entry = self.reach.block(n_id, filled=self.filled)
+            x = _joined(x, take_rows(graph.x, n_id[mask.numel() :]))
+        halo = n_id[mask.numel() :]
         return Batch(
-            n_id=torch.cat([torch.arange(a, b) for a, b in zip(lo.tolist(), hi.tolist(), strict=True)]),
+            n_id=n_id,
             num_roots=mask.numel(),
-            adj=(induced := self._induced(parts))[0],
-            x=_features(graph, lo, hi),
+            adj=adj,
+            x=x,
             y=slices(graph.y, lo, hi),
             mask=mask,
             seed=seed,
             count=int(mask.sum()),
-            edge_attr=None if graph.edge_attr is None else graph.edge_attr[induced[1]],
+            edge_attr=None if graph.edge_attr is None else graph.edge_attr[entry],
+            needs=dict.fromkeys(self.halo or (), halo),
             padding=padding,
         )
 
@@ -109,6 +126,19 @@ class ClusterBatches:
 def slices(rows: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
     """Row ranges lo[i]:hi[i], one after the other: block copies."""
     return torch.cat([rows[a:b] for a, b in zip(lo.tolist(), hi.tolist(), strict=True)])
+
+
+def _joined(x: Tensor | Csr, halo: Tensor | Csr | None) -> Tensor | Csr:
+    """Rows of the roots, then those of the halo."""
+    if isinstance(x, Tensor):
+        assert isinstance(halo, Tensor)
+        return torch.cat([x, halo])
+    assert isinstance(halo, Csr)
+    values = None
+    if x.values is not None and halo.values is not None:
+        values = torch.cat([x.values, halo.values])
+    indptr = torch.cat([x.indptr, halo.indptr[1:] + x.indptr[-1]])
+    return Csr(indptr, torch.cat([x.indices, halo.indices]), values, x.num_cols)
 
 
 def _features(graph: Graph, lo: Tensor, hi: Tensor) -> Tensor | Csr:

@@ -164,6 +164,17 @@ def fill_among(
 
 
 @njit(nogil=True, cache=True)
+def loop_entries(indptr: Ints, indices: Ints) -> Ints:
+    """[rows] the position of every row's entry on the diagonal, -1 where there is none."""
+    out = np.full(len(indptr) - 1, -1, dtype=np.int64)
+    for r in range(len(out)):
+        for e in range(indptr[r], indptr[r + 1]):
+            if indices[e] == r:
+                out[r] = e
+    return out
+
+
+@njit(nogil=True, cache=True)
 def row_totals(indptr: Ints, values: NDArray[Any]) -> NDArray[Any]:
     """[rows] float64 sum of every row's values."""
     out = np.zeros(len(indptr) - 1)

@@ -12,7 +12,7 @@ from graphscale.nn.stock import Feed
 from graphscale.step import ROWS, Apply, Forward, Params
 
 
-class _Call(nn.Module):
+class Call(nn.Module):
     """Gives ``functional_call`` one forward for every kind of model."""
 
     def __init__(self, model: nn.Module, feed: Feed | None) -> None:
@@ -34,7 +34,7 @@ def plain(model: nn.Module, feed: Feed | None = None, *, bf16: bool = False) -> 
         model: a module of the house (called with the block's ``Csr``), or any other with its ``feed``.
         bf16: run the forward pass under autocast to bfloat16; logits come back in float32.
     """
-    call = _Call(model, feed)
+    call = Call(model, feed)
 
     def apply(params: Params, batch: Batch) -> Forward:
         # Modules update buffers in place: they get copies, and the loop commits those.

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from graphscale import scratch
 from graphscale.csr import Csr
 from graphscale.graph import Graph, take_rows
-from graphscale.kernels.sampling import sample_block
 from graphscale.nn.splice import last_input, spliced
 from graphscale.nn.stock import Feed, toy
+from graphscale.reach import Reach
 
-Way = Literal["bare", "degrees", "whole"]
+Way = Literal["bare", "degrees", "whole"]  # "degrees": rows of the halo are filled, for code that counts them
 
 
 class _Reached(Exception):  # noqa: N818 - no error: the rest of the forward pass is not needed
@@ -51,29 +51,10 @@ class Tile:
         return self.n_id[self.stop - self.start :]
 
 
-def tile_of(adj: Csr, start: int, stop: int, place: Tensor, *, degrees: bool) -> Tile:
-    """The block of rows start:stop.
-
-    Args:
-        place: [N] int32 scratch of -1, left as it was found.
-        degrees: rows of the halo are as long and as heavy as in the graph (layers that divide by the
-            degree of an edge's source need it), though their columns mean nothing; else they are empty.
-    """
-    roots = torch.arange(start, stop)
-    n_id, indptr, indices, entry = (
-        torch.from_numpy(a)
-        for a in sample_block(adj.indptr.numpy(), adj.indices.numpy(), roots.numpy(), (-1,), 0, place.numpy())
-    )
-    halo = n_id[roots.numel() :]
-    if degrees and halo.numel():
-        more, ptr = adj.entries_of(halo)
-        local = torch.repeat_interleave(torch.arange(roots.numel(), n_id.numel()), ptr.diff())
-        # A loop stays a loop: layers that add loops count those that are there.
-        column = torch.where(adj.indices[more] == n_id[local], local, 0).to(indices.dtype)
-        indptr = torch.cat([indptr[: roots.numel()], (ptr + indices.numel()).to(indptr.dtype)])
-        indices, entry = torch.cat([indices, column]), torch.cat([entry, more])
-    values = None if adj.values is None else adj.values[entry]
-    return Tile(start, stop, n_id, Csr(indptr, indices, values, n_id.numel()), entry)
+def tile_of(reach: Reach, start: int, stop: int, *, degrees: bool) -> Tile:
+    """The block of rows start:stop; with ``degrees`` the halo's rows are filled (``reach``)."""
+    n_id, adj, entry = reach.block(torch.arange(start, stop), filled=degrees)
+    return Tile(start, stop, n_id, adj, entry)
 
 
 def tiles(adj: Csr, *, rows: int, entries: int, degrees: bool) -> Iterator[Tile]:
@@ -81,7 +62,7 @@ def tiles(adj: Csr, *, rows: int, entries: int, degrees: bool) -> Iterator[Tile]
 
     A single row may exceed ``entries``: it cannot be divided.
     """
-    place = torch.full((adj.num_rows,), -1, dtype=torch.int32)
+    reach = Reach(adj)
     start, size = 0, rows
     while start < adj.num_rows:
         stop = min(adj.num_rows, start + size)
@@ -89,7 +70,7 @@ def tiles(adj: Csr, *, rows: int, entries: int, degrees: bool) -> Iterator[Tile]
         if stop - start > 1 and inside > entries:
             size = (stop - start) // 2
             continue
-        tile = tile_of(adj, start, stop, place, degrees=degrees)
+        tile = tile_of(reach, start, stop, degrees=degrees)
         if stop - start > 1 and tile.adj.num_entries > entries:
             size = (stop - start) // 2
             continue

@@ -161,10 +161,10 @@ def _seen(
     config: ClusterGCNConfig, graph: Graph, seed: int, world: World, *, house: bool
 ) -> tuple[Graph, Batches, int, list[str]]:
     """(the graph in the order of its batches, the batches, nodes of the smallest one, what is to be said of them)."""
+    from graphscale import nodes
     from graphscale.batches.cluster import ClusterBatches
     from graphscale.batches.full import FullBatch
     from graphscale.batches.neighbor import NeighborBatches
-    from graphscale.partitioning import partition
 
     if config.batches == "full":
         return graph, FullBatch(graph, seed=seed, world=world), graph.num_nodes, []
@@ -174,18 +174,6 @@ def _seen(
             notes.append("sampled blocks do not know the degrees of their outermost sources: GCN's norm is approximate")
         sampled = NeighborBatches(graph, config.fanouts(), config.batch_size, seed=seed, world=world)
         return graph, sampled, sampled.smallest, notes
-    if graph.num_parts == 1:
-        graph = partition(graph, config.num_parts, method=config.partitioner, seed=seed).apply(graph)
-    else:
-        notes.append(f"clusters of the store are used ({graph.num_parts}); --num-parts and --partitioner are not")
-    q = config.parts_per_batch
-    if graph.num_parts < q <= _asked(graph):
-        notes.append(f"{graph.num_parts} clusters hold a node: a batch takes all of them, not {q}")
-        q = graph.num_parts
+    graph, q, notes = nodes.clustered(graph, config, seed)
     united = ClusterBatches(graph, q, seed=seed, world=world)
     return graph, united, united.smallest, notes
-
-
-def _asked(graph: Graph) -> int:
-    """Clusters that were asked for: METIS leaves some empty where parts are small."""
-    return int(str(graph.clusters.get("asked", graph.num_parts)))

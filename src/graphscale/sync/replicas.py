@@ -18,6 +18,8 @@ class Replicas:
 
     Args:
         clip: largest norm of the gradient, after the reduction; None leaves it.
+        per_step: examples that a step has in the mean. Sums are divided by it in place of the reduced count: then
+            an epoch's gradients add up to those of the full batch, however unevenly examples are spread.
         bucket: bytes of gradients that are summed at a time.
     """
 
@@ -29,9 +31,11 @@ class Replicas:
         *,
         world: World | None = None,
         clip: float | None = None,
+        per_step: float | None = None,
         bucket: int = 1 << 22,
     ) -> None:
         self.slot, self.world, self.clip = Slot(module, optimiser, objective), world or World(), clip
+        self.per_step = per_step
         trained = [p for p in module.parameters() if p.requires_grad]
         self._buckets = Buckets(trained, self.world, size=bucket) if self.world.size > 1 else None
 
@@ -47,7 +51,7 @@ class Replicas:
         parameters = list(slot.params().values())
         gradients = [p.grad for p in parameters if p.grad is not None]
         if total > 0 and gradients:
-            torch._foreach_div_(gradients, float(total))
+            torch._foreach_div_(gradients, self.per_step or float(total))
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(parameters, self.clip)
         return total

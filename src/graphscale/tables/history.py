@@ -1,10 +1,11 @@
-"""Rows that a write overwrites: historical embeddings (Fey et al., ICML 2021), in memory."""
+"""Rows that a write overwrites: historical embeddings (Fey et al., ICML 2021), in memory or in a file."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from graphscale import scratch
 from graphscale.world import World
 
 
@@ -13,15 +14,22 @@ class History:
 
     Over several ranks every rank holds all rows, and a write gathers the rows of all ranks in rank
     order, so all ranks end with the same table.
+
+    Args:
+        dtype: float32, float64, bfloat16 or float16; half the bytes, and a rounding at every write.
+        disk: rows lie in a nameless file (``scratch``), which may be larger than memory.
     """
 
     learns = False
 
     def __init__(
-        self, num_rows: int, dim: int, *, dtype: torch.dtype = torch.float32, world: World | None = None
-    ) -> None:
+        self, num_rows: int, dim: int, *, dtype: torch.dtype = torch.float32, disk: bool = False,
+        world: World | None = None,
+    ) -> None:  # fmt: skip
         self.num_rows, self.dim, self.world = num_rows, dim, world or World()
-        self.rows = torch.zeros(num_rows, dim, dtype=dtype)
+        self.rows = (
+            scratch.zeros_on_disk(num_rows, dim, dtype=dtype) if disk else torch.zeros(num_rows, dim, dtype=dtype)
+        )
 
     def read(self, ids: Tensor) -> Tensor:
         """[len(ids), dim] copies of the rows, on the device of ``ids``."""

@@ -1,0 +1,112 @@
+"""Historical embeddings for anybody's PyG model (GNNAutoScale: Fey et al., ICML 2021, equation (2)).
+
+A batch is some clusters (the roots) with all sources of their edges (the halo), whose own edges are left
+out. Behind every propagation but the last the halo's rows, which lack their neighbours, are replaced by what
+that propagation gave when they were roots last: their history. The first propagation of every root is exact,
+since the halo's features are the true ones.
+
+What a history holds is what the layer's neighbourhoods gave, before the layer's own bias, norm, activation
+or dropout: all of these treat rows apart and are computed anew for the halo with today's weights, as is a
+linear map that stands behind the sum. (PyGAS pushes after the activation, and so has to rewrite every
+model.) n nodes of a batch, r roots, K propagations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from graphscale.batch import Batch
+from graphscale.errors import InputError
+from graphscale.graph import Graph
+from graphscale.nn import tiles
+from graphscale.nn.plain import Call
+from graphscale.nn.roots import roots_only
+from graphscale.nn.splice import spliced
+from graphscale.nn.stock import Feed, toy
+from graphscale.step import ROWS, Apply, Forward, Params, Write
+
+Widths = tuple[int, ...]  # of the histories: of what every propagation but the last gives, per node
+
+
+def table(number: int) -> str:
+    """The name of the table of a propagation."""
+    return f"history.{number}"
+
+
+def attach(model: nn.Module, feed: Feed, graph: Graph) -> tuple[Widths, bool]:
+    """(widths of the histories, whether rows of the halo must be filled: see ``reach``) of a model.
+
+    Raises:
+        InputError: where a trial on a toy graph shows that spliced rows would not make the model exact.
+    """
+    training = model.training
+    model.eval()  # a trial must not draw, nor move statistics
+    try:
+        return _tried(model, feed, graph)
+    finally:
+        model.train(training)
+
+
+def _tried(model: nn.Module, feed: Feed, graph: Graph) -> tuple[Widths, bool]:
+    way = tiles.way(model, feed, graph)
+    if way == "whole":
+        raise InputError(
+            f"{type(model).__name__} mixes rows by other ways than its messages (a norm over all nodes, a pooling, an"
+            " edge pooling), so histories of rows cannot make it exact. Use norms that treat nodes apart"
+            " (BatchNorm, LayerNorm(mode='node')), or train with cluster_gcn."
+        )
+    x, adj, attr = toy(model, graph, 24, 70)
+    found: list[int] = []
+
+    def visit(number: int, out: Tensor) -> Tensor:
+        found.append(out[0].numel())
+        return out
+
+    with spliced(model, visit):
+        feed(model, x, adj, attr)  # with gradients: what goes first, product or sum, depends on them
+    if not found:
+        raise InputError(
+            f"{type(model).__name__} sends no messages by PyG's layers: there is nothing that a history could hold."
+            " Train it with cluster_gcn."
+        )
+    return tuple(found[:-1]), way == "degrees"
+
+
+def with_history(model: nn.Module, feed: Feed, widths: Sequence[int], *, bf16: bool = False) -> Apply:
+    """``apply(params, batch)`` for a stock model: logits [n, C] whose first r rows count, and rows for the tables.
+
+    Args:
+        feed: how the model is called.
+        widths: of ``attach``; the rows of ``rows.history.0``, ... are expected in ``params``, [n - r, width].
+        bf16: run the forward pass under autocast to bfloat16; logits come back in float32.
+    """
+    call = Call(model, feed)
+
+    def apply(params: Params, batch: Batch) -> Forward:
+        r = batch.num_roots
+        writes: dict[str, Write] = {}
+
+        def visit(number: int, out: Tensor) -> Tensor:
+            if number >= len(widths):
+                return out
+            fresh = out[:r]
+            writes[table(number)] = Write(batch.n_id[:r], fresh.detach().flatten(1))
+            stale = params[ROWS + table(number)].to(out.dtype).view(-1, *out.shape[1:])  # [n - r, ...]
+            return torch.cat([fresh, stale])
+
+        buffers = {name: value.clone() for name, value in model.named_buffers()}
+        state = {f"model.{name}": value for name, value in params.items() if not name.startswith(ROWS)}
+        state |= {f"model.{name}": value for name, value in buffers.items()}
+        with (
+            torch.autocast(batch.n_id.device.type, torch.bfloat16, enabled=bf16),
+            spliced(model, visit),
+            roots_only(model, r),
+        ):
+            logits: Tensor = functional_call(call, state, (batch.x, batch.adj, batch.edge_attr))
+        return Forward(logits.float() if bf16 else logits, writes, buffers if model.training else {})
+
+    return apply

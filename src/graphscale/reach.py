@@ -1,0 +1,58 @@
+"""Blocks of any roots with all sources of their edges: the halo, whose own edges are left out.
+
+Layers that divide by the degree of an edge's source need it though its row is cut off: a block carries the
+degrees of the whole graph (``Csr.degrees``). Code that counts entries itself needs rows of the right length
+instead: they are filled on request. n nodes of a block, roots first; e entries.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from graphscale.csr import Csr
+from graphscale.kernels.layout import loop_entries
+from graphscale.kernels.sampling import sample_block
+
+
+class Reach:
+    """What the whole graph says of every node, and the scratch that makes blocks of it. Not for two threads at once."""
+
+    def __init__(self, adj: Csr) -> None:
+        self.adj = adj
+        self.place = torch.full((adj.num_rows,), -1, dtype=torch.int32)
+        counts = adj.indptr.diff().double()
+        self.degrees = torch.stack([counts, counts if adj.values is None else adj.degree()], dim=1)  # [N, 2]
+        # [N] the entry of every node's loop or -1; None where there are none
+        self.loop = torch.from_numpy(loop_entries(adj.indptr.numpy(), adj.indices.numpy())) if adj.has_loops() else None
+
+    def block(self, roots: Tensor, *, filled: bool = False) -> tuple[Tensor, Csr, Tensor]:
+        """(n_id [n], the square block, [e] the place in the graph of every entry).
+
+        Args:
+            roots: distinct nodes.
+            filled: rows of the halo are as long and as heavy as in the graph, though their columns mean
+                nothing; else they hold their loop, if they have one, and nothing more.
+        """
+        adj = self.adj
+        n_id, indptr, indices, entry = (
+            torch.from_numpy(a)
+            for a in sample_block(adj.indptr.numpy(), adj.indices.numpy(), roots.numpy(), (-1,), 0, self.place.numpy())
+        )
+        halo, first = n_id[roots.numel() :], roots.numel()
+        if halo.numel() and (filled or self.loop is not None):
+            more, ptr = adj.entries_of(halo) if filled else self._loops_of(halo)
+            local = torch.repeat_interleave(torch.arange(first, n_id.numel()), ptr.diff())
+            # A loop stays a loop: layers that add loops count those that are there.
+            column = torch.where(adj.indices[more] == n_id[local], local, 0).to(indices.dtype)
+            indptr = torch.cat([indptr[:first], (ptr + indices.numel()).to(indptr.dtype)])
+            indices, entry = torch.cat([indices, column]), torch.cat([entry, more])
+        values = None if adj.values is None else adj.values[entry]
+        return n_id, Csr(indptr, indices, values, n_id.numel(), degrees=self.degrees[n_id]), entry
+
+    def _loops_of(self, halo: Tensor) -> tuple[Tensor, Tensor]:
+        """Entries of the loops of ``halo``, and the indptr of their rows."""
+        assert self.loop is not None
+        entry = self.loop[halo]
+        there = entry >= 0
+        return entry[there], torch.nn.functional.pad(there.cumsum(0), (1, 0))

@@ -1,0 +1,141 @@
+"""GAS, GNNAutoScale (Fey, Lenssen, Weichert, Leskovec; ICML 2021), for any PyG model.
+
+| in the paper                                    | here                                      |
+|-------------------------------------------------|-------------------------------------------|
+| METIS clusters, q a batch, section 4            | ``partitioning.partition``, ``batches.cluster`` |
+| the batch and its 1-hop halo, equation (2)      | ``reach.Reach``                           |
+| push and pull of historical embeddings          | ``nn.history``, ``tables.history``        |
+| normalisation from degrees of the whole graph   | ``Csr.degrees``, ``reach``                |
+| gradient clipping, section 3                    | ``--clip``                                |
+| loss                                            | ``objectives.node``                       |
+
+PyGAS averages the loss over each batch's labelled nodes, which weighs nodes of poor batches more; here a
+batch's sum is divided by the mean number of labelled nodes a step, so that an epoch's gradients add up to
+the full batch's. PyGAS refreshes all histories exactly after every epoch, through its evaluation; here
+evaluation writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from graphscale.config import NodeConfig
+from graphscale.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from graphscale.data.transform import Views
+    from graphscale.nn.stock import Feed
+    from graphscale.run import Run, Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class GASConfig(NodeConfig):
+    """GAS: every edge is kept; what a batch does not compute, it reads from histories of earlier steps."""
+
+    model: str = "gcn"
+    """A PyG model (gcn, sage, gat, gin, pna), or your module:callable."""
+    num_parts: int = 40
+    """p: clusters of the training graph."""
+    parts_per_batch: int = 10
+    """q: clusters a batch, drawn without replacement."""
+    partitioner: Literal["metis", "stream", "random"] = "metis"
+    """METIS; label propagation in memory proportional to nodes; or random parts as the control."""
+    histories: Literal["ram", "disk"] = "ram"
+    """Where histories lie; on disk they may be larger than memory."""
+    history_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """How histories are stored."""
+
+    def __post_init__(self) -> None:
+        NodeConfig.__post_init__(self)
+        self.demand(("num_parts", "parts_per_batch"), lambda v: v > 0, "must be above 0")
+        if self.model == "cluster_gcn":
+            raise InputError(
+                "gas splices histories into PyG's layers, and cluster_gcn is a model of the house. Choose --model gcn,"
+                " sage, gat, gin, pna, or your own module:callable."
+            )
+
+    def composition(self) -> str:
+        """The run as a sentence of its parts."""
+        seen = f"clusters(q={self.parts_per_batch} of p={self.num_parts}, {self.partitioner}, halo)"
+        kept = f"history({self.histories}, {self.history_dtype})"
+        return f"{seen} . with_history({self.model}) . {kept} . node_loss . replicas"
+
+
+Config = GASConfig
+
+
+def read(config: GASConfig) -> Views:
+    """The training graph and the graph to score."""
+    from graphscale import nodes
+
+    return nodes.read(config)
+
+
+def restored(config: GASConfig, state: Mapping[str, Any]) -> tuple[nn.Module, Feed | None, Views]:
+    """The model of a checkpoint, how it is fed, and ``config.data`` as it sees it."""
+    from graphscale import nodes
+
+    return nodes.restored(config, state)
+
+
+def scores(config: GASConfig, state: Mapping[str, Any]) -> Scores:
+    """Exact scores of a checkpoint on ``config.data``."""
+    from graphscale import nodes
+
+    return nodes.scores(config, state)
+
+
+def build(config: GASConfig, views: Views, seed: int) -> Run:
+    """The composed run of one seed."""
+    import torch
+
+    from graphscale import metrics, nodes
+    from graphscale.batches.cluster import ClusterBatches
+    from graphscale.evaluation import Exact
+    from graphscale.nn.history import attach, table, with_history
+    from graphscale.objectives.node import node_loss
+    from graphscale.run import Run, device_of
+    from graphscale.sync.replicas import Replicas
+    from graphscale.tables.history import History
+    from graphscale.world import World
+
+    world, device = World.current(), device_of(config.device)
+    model, feed, notes = nodes.model_of(config, views.seen, seed, views.whole)
+    assert feed is not None
+    model.to(device)
+    graph, q, said = nodes.clustered(views.seen, config, seed)
+    widths, filled = attach(model, feed, graph)
+    dtype = getattr(torch, config.history_dtype)
+    tables = {
+        table(i): History(graph.num_nodes, width, dtype=dtype, disk=config.histories == "disk", world=world)
+        for i, width in enumerate(widths)
+    }
+    batches = ClusterBatches(graph, q, seed=seed, world=world, halo=list(tables), filled=filled)
+    nodes.demand_pairs(model, batches.smallest)
+    optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    objective = node_loss(with_history(model, feed, widths, bf16=config.precision == "bf16"))
+    labelled = int(graph.masks["train"].sum())
+    scored = metrics.names(views.whole.num_classes, multilabel=views.whole.multilabel)
+    return Run(
+        model=model,
+        batches=batches,
+        sync=Replicas(model, optimiser, objective, world=world, clip=config.clip, per_step=labelled / len(batches)),
+        evaluate=Exact(model, feed, views.whole, device),
+        metrics=scored,
+        monitor=config.monitor or scored[0],
+        tables=tables,
+        world=world,
+        device=device,
+        partition=graph.clusters,
+        keeps={
+            "scaler": views.scaler.state_dict(),
+            "num_classes": views.whole.num_classes,
+            "graph": graph.identity(),
+        },
+        notes=(*views.notes, *notes, *said),
+        prefetch=config.prefetch,
+    )

@@ -1,0 +1,213 @@
+"""Laws of historical embeddings: a fixed point that is the full batch, and gradients where they can be exact."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torch_geometric.nn as pyg
+from graphs import random_graph
+from torch import nn
+
+from graphscale.batches.cluster import ClusterBatches
+from graphscale.errors import InputError
+from graphscale.loop import commit, fetch
+from graphscale.nn.history import attach, table, with_history
+from graphscale.nn.stock import Feed
+from graphscale.partitioning import partition
+from graphscale.tables.history import History
+
+
+class Layers(nn.Module):
+    """Layers of any kind with what may stand between them: bias, norm, activation, residual."""
+
+    def __init__(self, *convs, norm=None, residual=False):
+        super().__init__()
+        self.convs, self.norm, self.residual = nn.ModuleList(convs), norm, residual
+
+    def forward(self, x, edge_index):
+        for i, conv in enumerate(self.convs):
+            h = conv(x, edge_index)
+            if i < len(self.convs) - 1:
+                h = h if self.norm is None else self.norm(h)
+                h = F.elu(h)
+            x = h + x if self.residual and h.shape == x.shape else h
+        return x
+
+
+class Deep(nn.Module):
+    """GCNII: every layer sees the first one's input."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.convs = nn.ModuleList(pyg.GCN2Conv(8, 0.1, theta=0.5, layer=i + 1) for i in range(4))
+
+    def forward(self, x, edge_index):
+        x = x_0 = self.first(x).relu()
+        for conv in self.convs:
+            x = conv(x, x_0, edge_index).relu()
+        return self.last(x)
+
+
+PNA = {
+    "aggregators": ["mean", "max", "std"],
+    "scalers": ["identity", "amplification"],
+    "deg": torch.tensor([0, 2, 3, 9]),
+}
+
+MODELS = {
+    "gcn": lambda: pyg.GCN(5, 8, 3, 3),
+    "gcn, batch norm": lambda: pyg.GCN(5, 8, 3, 3, norm="batch_norm"),
+    "gcn, residual and layer norm": lambda: Layers(
+        pyg.GCNConv(5, 8), pyg.GCNConv(8, 8), pyg.GCNConv(8, 3), norm=nn.LayerNorm(8), residual=True
+    ),
+    "sage": lambda: pyg.GraphSAGE(5, 8, 3, 3),
+    "sage, jumping knowledge": lambda: pyg.GraphSAGE(5, 8, 3, 3, jk="cat"),
+    "gat": lambda: pyg.GAT(5, 8, 3, 3, heads=2),
+    "gat v2": lambda: pyg.GAT(5, 8, 3, 3, heads=2, v2=True),
+    "gin": lambda: pyg.GIN(5, 8, 3, 3),
+    "gcnii": Deep,
+    "appnp": lambda: Spread(),
+    "tag": lambda: Layers(pyg.TAGConv(5, 8, K=2), pyg.TAGConv(8, 3, K=1)),
+    "sg": lambda: Layers(pyg.SGConv(5, 8, K=2), pyg.SGConv(8, 3)),
+    "pna": lambda: pyg.PNA(5, 8, 3, 3, **PNA),
+    "transformer": lambda: Layers(pyg.TransformerConv(5, 4, heads=2), pyg.TransformerConv(8, 3)),
+    "widths that differ": lambda: Layers(pyg.GCNConv(5, 16), pyg.SAGEConv(16, 4), pyg.GATConv(4, 3)),
+}
+
+
+class Spread(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.spread = nn.Linear(5, 3), pyg.APPNP(4, 0.1)
+
+    def forward(self, x, edge_index):
+        return self.spread(self.linear(x), edge_index)
+
+
+KINDS = {
+    "plain": {},
+    "directed": {"directed": True},
+    "weighted": {"weighted": True},
+    "loops": {"loops": True},
+}
+
+
+class Trained:
+    """A model attached to its tables, on a graph in cluster order."""
+
+    def __init__(self, name, *, kind="plain", faster=True, parts=5):
+        graph = random_graph(**KINDS[kind])
+        self.graph = partition(graph, parts, method="random").apply(graph)
+        torch.manual_seed(0)
+        self.model = MODELS[name]().double().eval()
+        self.feed, _ = Feed.of(self.model, self.graph, faster=faster)
+        self.widths, filled = attach(self.model, self.feed, self.graph)
+        names = [table(i) for i in range(len(self.widths))]
+        self.tables = {
+            name: History(self.graph.num_nodes, width, dtype=torch.float64)
+            for name, width in zip(names, self.widths, strict=True)
+        }
+        self.batches = ClusterBatches(self.graph, 2, seed=0, halo=names, filled=filled)
+        self.apply = with_history(self.model, self.feed, self.widths)
+
+    def forward(self, batch):
+        rows = fetch(self.tables, batch.needs)
+        return self.apply({**dict(self.model.named_parameters()), **rows}, batch)
+
+    def sweep(self, epoch=0):
+        logits = torch.full((self.graph.num_nodes, 3), torch.nan, dtype=torch.float64)
+        for batch in self.batches.epoch(epoch):
+            out = self.forward(batch)
+            commit(self.tables, out.writes)
+            logits[batch.n_id[: batch.num_roots]] = out.logits[: batch.num_roots].detach()
+        return logits
+
+    def whole(self):
+        return self.feed(self.model, self.graph.x, self.graph.adj, self.graph.edge_attr)
+
+
+@pytest.mark.parametrize("faster", [True, False])
+@pytest.mark.parametrize("name", list(MODELS))
+def test_with_frozen_weights_sweeps_reach_the_full_batch(name, faster):
+    run = Trained(name, faster=faster)
+    expected = run.whole()
+    first = run.sweep()
+    for epoch in range(len(run.widths)):
+        assert not torch.allclose(first, expected), "histories of zeros cannot be exact"
+        last = run.sweep(epoch + 1)
+    torch.testing.assert_close(last, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("name", ["gcn", "gcnii", "appnp", "gat", "sage", "tag"])
+def test_any_graph_has_the_same_fixed_point(name, kind):
+    run = Trained(name, kind=kind)
+    for epoch in range(len(run.widths) + 1):
+        last = run.sweep(epoch)
+    torch.testing.assert_close(last, run.whole(), rtol=1e-9, atol=1e-9)
+
+
+def test_with_exact_histories_the_last_layers_gradient_is_exact_and_the_firsts_is_not():
+    run = Trained("gcn")
+    for epoch in range(4):
+        run.sweep(epoch)
+    mask = run.graph.masks["train"]
+    F.cross_entropy(run.whole()[mask], run.graph.y[mask], reduction="sum").backward()
+    exact = {name: p.grad.clone() for name, p in run.model.named_parameters()}
+    run.model.zero_grad()
+    for batch in run.batches.epoch(0):
+        logits = run.forward(batch).logits[: batch.num_roots][batch.mask]
+        F.cross_entropy(logits, batch.y[batch.mask], reduction="sum").backward()
+    found = {name: p.grad for name, p in run.model.named_parameters()}
+    for name in exact:
+        if name.startswith("convs.2"):
+            torch.testing.assert_close(found[name], exact[name], rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(found["convs.0.lin.weight"], exact["convs.0.lin.weight"], rtol=1e-2)
+
+
+def test_batch_norm_learns_from_roots_alone():
+    run = Trained("gcn, batch norm")
+    run.model.train()
+    batch = next(run.batches.epoch(0))
+    out = run.forward(batch)
+    norms = [m for m in run.model.modules() if isinstance(m, nn.BatchNorm1d)]
+    assert norms and all(int(m.num_batches_tracked) == 0 for m in norms), "statistics are committed by the loop"
+    key = next(name for name in out.buffers if name.endswith("running_mean"))
+    first = out.writes[table(0)].values  # [r, 5] what the first layer's neighbourhoods gave, before its linear map
+    conv = run.model.convs[0]
+    torch.testing.assert_close(out.buffers[key], 0.1 * (conv.lin(first) + conv.bias).mean(0).detach())
+
+
+def test_a_model_that_mixes_rows_is_refused():
+    graph = random_graph()
+    model = Layers(pyg.GCNConv(5, 8), pyg.GCNConv(8, 3), norm=pyg.PairNorm()).double().eval()
+    feed, _ = Feed.of(model, graph)
+    with pytest.raises(InputError, match="mixes rows by other ways than its messages"):
+        attach(model, feed, graph)
+
+
+def test_a_model_without_messages_is_refused():
+    graph = random_graph()
+
+    class Mlp(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(5, 3)
+
+        def forward(self, x, edge_index):
+            return self.linear(x)
+
+    model = Mlp().double().eval()
+    with pytest.raises(InputError, match="sends no messages"):
+        attach(model, Feed("edge_index", weight=False, attr=False), graph)
+
+
+def test_reading_writes_nothing():
+    run = Trained("gcn")
+    run.sweep()
+    before = {name: t.rows.clone() for name, t in run.tables.items()}
+    for batch in run.batches.epoch(1):
+        run.forward(batch)
+    assert all(torch.equal(before[name], t.rows) for name, t in run.tables.items())
