@@ -141,7 +141,7 @@ class Csr:
     def select(self, keep: Tensor) -> Csr:
         """Only the entries where ``keep`` ([entries] bool) holds; rows and columns stay."""
         counts = torch.zeros(self.num_rows, dtype=torch.int64, device=self.device)
-        counts.index_add_(0, self.row_of[keep], torch.ones((), dtype=torch.int64).expand(int(keep.sum())))
+        counts.index_add_(0, self.row_of[keep], torch.ones_like(self.row_of[keep]))
         ptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).to(self.indptr.dtype)
         values = None if self.values is None else self.values[keep]
         return replace(self, indptr=ptr, indices=self.indices[keep], values=values)

@@ -77,6 +77,10 @@ def generate(
     """
     if to.exists() and not (overwrite and store.is_store(to)):
         raise InputError(f"{to} is in use. Give another --to, or --overwrite to replace a store.")
+    if not 1 <= num_parts <= like.nodes:
+        raise InputError(
+            f"--num-parts {num_parts} of {like.nodes:,} nodes: every part needs a node. Choose from 1 to {like.nodes}."
+        )
     to.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.rows.") as work:
         graph = generated(like, Path(work))

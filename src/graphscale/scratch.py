@@ -26,7 +26,7 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """An array of any values, to be written before it is read.
 
     Raises:
-        InputError: where the folder has no room for it.
+        InputError: where the folder has no room for it, or is none.
     """
     if prod(shape) * dtype.itemsize <= _IN_MEMORY:
         return torch.empty(shape, dtype=dtype)
@@ -42,19 +42,29 @@ def zeros_on_disk(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     size = prod(shape) * dtype.itemsize
     if size == 0:
         return torch.zeros(shape, dtype=dtype)
-    with tempfile.TemporaryFile(dir=folder()) as file:
-        try:
-            if hasattr(os, "posix_fallocate"):  # else a full disk would end the process at some write
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
-        except OSError as error:
-            raise InputError(
-                f"no room for {size / 1e9:.1f} GB of work in {folder()} ({error.strerror}). Free some, or let TMPDIR"
-                " name a folder on a larger disk."
-            ) from error
-        pages = np.frombuffer(mmap.mmap(file.fileno(), size), dtype=np.uint8)
+    place = folder()
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            reserve(file.fileno(), size)
+            pages = np.frombuffer(mmap.mmap(file.fileno(), size), dtype=np.uint8)
+    except OSError as error:
+        raise InputError(
+            f"no file of {size / 1e6:,.0f} MB could be made for work in {place} ({error.strerror}). Free some room, or"
+            " let TMPDIR name a writable folder on a larger disk."
+        ) from error
     return torch.from_numpy(pages).view(dtype).view(shape)
+
+
+def reserve(file: int, size: int) -> None:
+    """Give an open file its size and its room: else a full disk would end the process at some write to its pages.
+
+    Raises:
+        OSError: where there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.ftruncate(file, size)
 
 
 def taken(rows: Tensor, index: Tensor) -> Tensor:
@@ -72,7 +82,16 @@ def blocks(rows: int, width: int) -> Iterator[slice]:
 
 
 def folder() -> str:
-    """Where the files lie."""
-    if not any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")) and os.access("/var/tmp", os.W_OK):
+    """Where the files lie: the user's choice as it stands, for another folder may be memory.
+
+    Raises:
+        InputError: where TMPDIR names no writable folder.
+    """
+    chosen = os.environ.get("TMPDIR")
+    if chosen:
+        if not os.access(chosen, os.W_OK):
+            raise InputError(f"TMPDIR names {chosen}, which is no writable folder. Correct it, or unset it.")
+        return chosen
+    if os.access("/var/tmp", os.W_OK):
         return "/var/tmp"
     return tempfile.gettempdir()

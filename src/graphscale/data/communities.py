@@ -35,6 +35,8 @@ class Like:
         for name, least in (("nodes", 100), ("edges", 1), ("features", 1), ("classes", 2), ("community", 2)):
             if getattr(self, name) < least:
                 raise InputError(f"--{name} {getattr(self, name)}: at least {least} is needed. Give more.")
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed}: seeds are 0, 1, ... Give another.")
         if not 0 <= self.inside <= 1 or not self.exponent > 2 or not self.noise >= 0:
             raise InputError("--inside lies in [0, 1], --exponent is above 2, --noise is not negative. Change them.")
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from graphscale import scratch
 from graphscale.csr import Csr, index_dtype
+from graphscale.errors import InputError
 from graphscale.kernels.external import looks_symmetric, place_entries, sort_and_merge
 
 Chunk = tuple[np.ndarray, np.ndarray, np.ndarray | None]
@@ -30,12 +33,11 @@ def compress(entries: Callable[[], Iterator[Chunk]], count: int, weighted: bool,
     dtype = torch.empty(0, dtype=index_dtype(count, total)).numpy().dtype
     indptr = np.zeros(count + 1, dtype=np.int64)
     np.cumsum(degree, out=indptr[1:])
-    indices = np.memmap(work / "indices", dtype=dtype, mode="w+", shape=(total,))
-    none = np.empty(0, dtype=np.float32)
-    values = np.memmap(work / "values", dtype=np.float32, mode="w+", shape=(total,)) if weighted else none
+    indices = _file(work / "indices", dtype, total)
+    values = _file(work / "values", np.dtype(np.float32), total if weighted else 0)
     cursor = indptr[:-1].copy()
     for row, col, weight in entries():
-        place_entries(row, col, none if weight is None else weight, cursor, indices, values)
+        place_entries(row, col, values[:0] if weight is None else weight, cursor, indices, values)
     left = int(sort_and_merge(indptr, indices, values))
     symmetric = looks_symmetric(indptr, indices[:left], values[:left])
     adj = Csr(
@@ -46,3 +48,18 @@ def compress(entries: Callable[[], Iterator[Chunk]], count: int, weighted: bool,
         symmetric,
     )
     return adj, total - left
+
+
+def _file(path: Path, dtype: np.dtype[Any], count: int) -> np.ndarray:
+    """An array of a new file, whose room is there before anything is written to it."""
+    if count == 0:
+        return np.empty(0, dtype=dtype)
+    try:
+        with open(path, "wb") as file:
+            scratch.reserve(file.fileno(), count * dtype.itemsize)
+    except OSError as error:
+        raise InputError(
+            f"no room for {count * dtype.itemsize / 1e6:,.0f} MB of edges in {path.parent} ({error.strerror})."
+            " Free some, or make the store on another disk (--to)."
+        ) from error
+    return np.memmap(path, dtype=dtype, mode="r+", shape=(count,))

@@ -70,12 +70,12 @@ def _features(plan: Plan, file: Path) -> Tensor:
     like = plan.like
     means = plan.generator(2).standard_normal((like.classes, like.features), dtype=np.float32)
     means /= np.sqrt(np.float32(2 * like.features))
-    x = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(like.nodes, like.features))
     step = max(1, _BLOCK // like.features)
-    for start in range(0, like.nodes, step):
-        label = plan.label[start : start + step]
-        noise = plan.generator(2, start).standard_normal((len(label), like.features), dtype=np.float32)
-        x[start : start + step] = means[label] + np.float32(like.noise) * noise
-    x.flush()
-    del x
+    with open(file, "wb") as out:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (like.nodes, like.features)}
+        np.lib.format.write_array_header_1_0(out, header)
+        for start in range(0, like.nodes, step):
+            label = plan.label[start : start + step]
+            noise = plan.generator(2, start).standard_normal((len(label), like.features), dtype=np.float32)
+            out.write((means[label] + np.float32(like.noise) * noise).astype("<f4", copy=False).data)
     return mapped(file)

@@ -80,12 +80,15 @@ def _stock(model: nn.Module, feed: Feed, graph: Graph, device: torch.device, hid
 
 
 def _pass_bytes(model: nn.Module, feed: Feed | None, graph: Graph) -> int:
-    """About what one pass over the whole graph takes: four layers of nodes, and edges where a view makes them."""
+    """About what one pass over the whole graph takes: four layers of nodes, and what layers make of its entries."""
     width = max(graph.num_features, *(max(p.shape, default=1) for p in model.parameters()))
-    rows = 4 * graph.num_nodes
-    if feed is not None and feed.view == "edge_index":
-        rows += 2 * graph.num_entries
-    return 4 * width * rows
+    nodes = 4 * 4 * width * graph.num_nodes
+    if feed is None:
+        return nodes
+    heads = max((int(getattr(m, "heads", 0)) for m in model.modules()), default=0)
+    # Rows of entries and their weights; scores and shares of attention; PyG's own messages.
+    entry = 24 + 16 * heads + (8 * width if feed.view == "edge_index" else 0)
+    return nodes + entry * graph.num_entries
 
 
 def _budget(device: torch.device) -> int:

@@ -64,6 +64,7 @@ def tiles(adj: Csr, *, rows: int, entries: int, degrees: bool) -> Iterator[Tile]
     """
     reach = Reach(adj)
     start, size = 0, rows
+    most = rows  # of a tile whose halo is filled: only a tile that was made tells how large it is
     while start < adj.num_rows:
         stop = min(adj.num_rows, start + size)
         inside = int(adj.indptr[stop] - adj.indptr[start])
@@ -72,10 +73,10 @@ def tiles(adj: Csr, *, rows: int, entries: int, degrees: bool) -> Iterator[Tile]
             continue
         tile = tile_of(reach, start, stop, degrees=degrees)
         if stop - start > 1 and tile.adj.num_entries > entries:
-            size = (stop - start) // 2
+            most = size = (stop - start) // 2
             continue
         yield tile
-        start, size = stop, min(rows, 2 * size)
+        start, size = stop, min(most, 2 * size)
 
 
 def way(model: nn.Module, feed: Feed, graph: Graph) -> Way:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -27,7 +28,9 @@ class _Products(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation as it is, and count it where it is a product."""
         out = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:
+        # A sparse product is an aggregation: counted as a dense one it would be as large as the square of the block.
+        dense = all(a.layout == torch.strided for a in args if isinstance(a, torch.Tensor))
+        if dense and func._overloadpacket in flop_registry:
             self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
         return out
 
