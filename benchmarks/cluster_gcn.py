@@ -3,7 +3,8 @@
     python benchmarks/cluster_gcn.py [--nodes N] [--degree D] [--only TABLE] [--repeats R] [--device cuda]
 
 Ours and the peers see the same graph in the same order, the same parts, the same model with the same
-weights and the same float type; losses are checked to agree before anything is timed. Writes
+weights and the same float type; losses on the same batches are checked to agree before anything is timed,
+accuracies after it. PyG's loader runs as it comes, without workers; "PyG on our batches" has our read-ahead. Writes
 benchmarks/results/cluster_gcn_speed_DATE.md (of a whole study) and ends with a JSON line. On CUDA there is the
 aggregation alone, and the clock waits for the device.
 """
@@ -14,6 +15,7 @@ import argparse
 import copy
 import importlib.util
 import json
+import sys
 import warnings
 from collections.abc import Callable
 from datetime import date
@@ -239,7 +241,7 @@ def main() -> None:
         "",
         f"Machine: {machine()}{where}, {torch.get_num_threads()} threads. Versions: {json.dumps(probe.versions())}."
         f" Commit: {probe.commit()}.",
-        f"Command: `python benchmarks/cluster_gcn.py`. Medians of {asked.repeats} rounds in turn (3 of the slowest),"
+        f"Command: `python {' '.join(sys.argv)}`. Medians of {asked.repeats} rounds in turn (3 of the slowest),"
         " warm-up apart; ratios in one run.",
     ]
     for name in [asked.only] if asked.only else list(TABLES):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from graphs import random_graph
 
-from graphscale.csr import from_entries, index_dtype, merge_duplicates, symmetrised
+from graphscale.csr import Csr, from_entries, index_dtype, merge_duplicates, symmetrised
 
 
 def random_matrix(rows=6, cols=9, entries=25, values=True, seed=0):
@@ -89,3 +89,11 @@ def test_without_loops():
 def test_indices_grow_only_where_they_must():
     assert index_dtype(10, 2**31 - 1) == torch.int32
     assert index_dtype(2**31) == torch.int64
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_loops_are_taken_and_put_on_a_gpu():
+    adj = random_graph(loops=True).adj
+    there = adj.to(torch.device("cuda"))
+    for change in (Csr.without_loops, Csr.with_diagonal):
+        assert torch.equal(change(there).dense().cpu(), change(adj).dense())

@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 wrong usage or input, 1 anything else, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import io
 import os
@@ -253,4 +254,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except DivergenceError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: the disk is full{where}: {error.strerror}. Free some room, or choose another.", file=sys.stderr)
         return 1

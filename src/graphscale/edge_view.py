@@ -5,6 +5,7 @@ Layers that run on the block's CSR (``nn.fast``) find it here; any other code se
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -45,7 +46,11 @@ class BlockEdges(Tensor):
         made: dict[Any, BlockEdges] = adj.__dict__.setdefault("_edges", {})
         key = (dtype, weighted and adj.values is not None)
         if key not in made:
-            made[key] = BlockEdges(adj, adj.values.to(dtype) if key[1] and adj.values is not None else None)
+            # A twin, on the same memory: adj keeps its edges, and a circle of the two would live until the
+            # garbage collector comes by, many batches later.
+            twin = replace(adj)
+            twin.__dict__.update({name: value for name, value in adj.__dict__.items() if name != "_edges"})
+            made[key] = BlockEdges(twin, adj.values.to(dtype) if key[1] and adj.values is not None else None)
         return made[key]
 
     @cached_property

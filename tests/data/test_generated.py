@@ -12,6 +12,7 @@ from graphscale.data.generated import generated
 from graphscale.errors import InputError
 from graphscale.kernels.external import thin
 from graphscale.partitioning import partition
+from graphscale.preparing import generate
 
 LIKE = Like(nodes=3000, edges=40_000, features=8, classes=5, community=100)
 
@@ -119,7 +120,16 @@ def test_edges_stay_in_communities_and_features_tell_the_class(tmp_path):
     assert float((graph.x - means[graph.y]).std()) == pytest.approx(LIKE.noise, rel=0.02)
 
 
-@pytest.mark.parametrize("change", [{"nodes": 5}, {"classes": 1}, {"edges": 0}, {"inside": 1.5}, {"exponent": 2.0}])
+@pytest.mark.parametrize("parts", [0, 3001])
+def test_parts_are_counted_before_anything_is_made(tmp_path, parts):
+    with pytest.raises(InputError, match=f"--num-parts {parts} of 3,000 nodes"):
+        generate(LIKE, tmp_path / "store", parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": -1}, {"nodes": 5}, {"classes": 1}, {"edges": 0}, {"inside": 1.5}, {"exponent": 2.0}]
+)
 def test_what_cannot_be_made(change):
     with pytest.raises(InputError, match=f"--{next(iter(change))}"):
         replace(LIKE, **change)

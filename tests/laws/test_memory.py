@@ -48,3 +48,33 @@ def test_depth_adds_no_memory_but_weights(stores, tmp_path):
     store = stores[200_000]
     two, six = (peak(store, tmp_path / layers, f"--layers={layers}") for layers in ("2", "6"))
     assert six < two + SLACK
+
+
+EVALUATION = """
+import sys, torch
+from graphscale import probe, store
+from graphscale.nn import exact, stock
+from pathlib import Path
+
+torch.set_num_threads(1)
+graph = store.read(Path(sys.argv[1]))
+model = stock.build(sys.argv[2], graph, in_dim=16, hidden=64, num_layers=int(sys.argv[3]), dropout=0.0)
+feed, _ = stock.Feed.of(model, graph)
+exact._ONE_PASS = 0
+before = probe.anon_mb()
+with probe.PeakMemory() as memory:
+    exact.outputs(model, feed, graph, torch.device("cpu"))
+print(memory.peak_mb - before)
+"""
+
+
+def evaluating(store, model, layers):
+    command = [sys.executable, "-c", EVALUATION, str(store), model, str(layers)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.parametrize("model", ["gcn", "gat"])
+def test_tiles_of_stock_models_hold_a_tiles_edges(stores, model):
+    few, many = (evaluating(store, model, 2) for store in stores.values())
+    # One pass over 10 million entries takes a gigabyte for gat's scores; a tile has a million entries at most.
+    assert many < few + (250 if model == "gat" else 80)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -210,3 +212,17 @@ def test_block_edges_are_a_tensor_to_everybody():
     source, target = edges
     assert torch.equal(source, plain[0]) and torch.equal(target + 1, plain[1] + 1)
     assert BlockEdges.of(adj, torch.float32, weighted=True) is BlockEdges.of(adj, torch.float32, weighted=False)
+
+
+def test_a_block_is_freed_with_its_batch():
+    adj = random_graph(weighted=True).adj
+    edges = BlockEdges.of(adj, torch.float64, weighted=True)
+    assert BlockEdges.of(adj, torch.float64, weighted=True) is edges
+    assert edges.looped.num_entries and edges.weighted.t.num_entries and edges.loopless.num_entries
+    gone = weakref.ref(edges.adj), weakref.ref(adj)
+    gc.disable()
+    try:
+        del adj, edges
+        assert all(ref() is None for ref in gone), "a circle waits for the garbage collector, batch after batch"
+    finally:
+        gc.enable()

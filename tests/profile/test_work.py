@@ -7,6 +7,7 @@ import torch
 from graphs import random_graph
 from torch.utils.flop_counter import FlopCounterMode
 
+from graphscale.kernels.shared import sparse_tensor
 from graphscale.nn import stock
 from graphscale.profile.rates import Rates, measure
 from graphscale.profile.work import Work
@@ -36,6 +37,16 @@ def test_a_stock_model_as_torch_counts_it(name):
     with FlopCounterMode(display=False) as counter:
         model(x, index).sum().backward()
     assert work.flops == counter.get_total_flops() > 0
+
+
+def test_a_sparse_product_is_no_dense_work():
+    graph = random_graph(30)
+    matrix, x = sparse_tensor(graph.adj, torch.float32), torch.rand(30, 4, requires_grad=True)
+    weight = torch.rand(4, 2)
+    work = Work()
+    with work.counted():
+        (matrix @ (x @ weight)).sum().backward()
+    assert work.flops == 2 * (2 * 30 * 4 * 2)  # forward, and back to x
 
 
 def test_work_adds_up():
