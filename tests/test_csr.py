@@ -6,6 +6,7 @@ import torch
 from graphs import random_graph
 
 from graphscale.csr import Csr, from_entries, index_dtype, merge_duplicates, symmetrised
+from graphscale.reach import Reach
 
 
 def random_matrix(rows=6, cols=9, entries=25, values=True, seed=0):
@@ -97,3 +98,12 @@ def test_loops_are_taken_and_put_on_a_gpu():
     there = adj.to(torch.device("cuda"))
     for change in (Csr.without_loops, Csr.with_diagonal):
         assert torch.equal(change(there).dense().cpu(), change(adj).dense())
+
+
+def test_degrees_of_the_graph_do_not_outlive_what_they_are_of():
+    adj = random_graph(weighted=True, loops=True).adj
+    n_id, block, _ = Reach(adj).block(torch.arange(20))
+    assert torch.equal(block.with_values(None).degree(), adj.indptr.diff()[n_id].double())
+    torch.testing.assert_close(block.degree(), adj.degree()[n_id])
+    for other in (block.without_loops(), block.with_values(2 * block.values)):
+        torch.testing.assert_close(other.degree(), other.dense(torch.float64).sum(1))

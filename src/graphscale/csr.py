@@ -79,7 +79,9 @@ class Csr:
 
     def with_values(self, values: Tensor | None) -> Csr:
         """The same pattern with other values; a transpose already computed is reordered, not redone."""
-        new = replace(self, values=values, symmetric=self.symmetric and values is None)
+        # Degrees of the graph are known for its own values and for none, not for any other ones.
+        degrees = self.degrees if values is None else None
+        new = replace(self, values=values, symmetric=self.symmetric and values is None, degrees=degrees)
         if "transposed" in self.__dict__ or not new.symmetric:
             transposed, entry = self.transposed
             moved = None if values is None else values[entry]
@@ -144,7 +146,7 @@ class Csr:
         counts.index_add_(0, self.row_of[keep], torch.ones_like(self.row_of[keep]))
         ptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).to(self.indptr.dtype)
         values = None if self.values is None else self.values[keep]
-        return replace(self, indptr=ptr, indices=self.indices[keep], values=values)
+        return replace(self, indptr=ptr, indices=self.indices[keep], values=values, degrees=None)
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """[rows, cols]; entries of the same place add up."""

@@ -66,7 +66,9 @@ class BlockEdges(Tensor):
     @cached_property
     def weighted(self) -> Csr:
         """[n, n] with ``weight`` as values."""
-        return self.pattern if self.weight is None else self.pattern.with_values(self.weight)
+        if self.weight is None:
+            return self.pattern
+        return replace(self.pattern.with_values(self.weight), degrees=self.adj.degrees)
 
     @cached_property
     def loopless(self) -> Csr:

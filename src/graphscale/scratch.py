@@ -89,7 +89,7 @@ def folder() -> str:
     """
     chosen = os.environ.get("TMPDIR")
     if chosen:
-        if not os.access(chosen, os.W_OK):
+        if not (os.path.isdir(chosen) and os.access(chosen, os.W_OK)):
             raise InputError(f"TMPDIR names {chosen}, which is no writable folder. Correct it, or unset it.")
         return chosen
     if os.access("/var/tmp", os.W_OK):

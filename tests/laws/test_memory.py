@@ -15,7 +15,7 @@ from graphscale.preparing import generate
 pytestmark = pytest.mark.skipif(probe.anon_mb() is None, reason="this system does not count anonymous memory")
 
 NODES, PARTS = 40_000, 80
-SLACK = 30.0  # MB: allocators and threads differ by some from run to run
+SLACK = 60.0  # MB: temporaries of a tile are seen by the sampling of memory, or not
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def test_edges_are_never_held(stores, tmp_path, flags):
 
 def test_depth_adds_no_memory_but_weights(stores, tmp_path):
     store = stores[200_000]
-    two, six = (peak(store, tmp_path / layers, f"--layers={layers}") for layers in ("2", "6"))
-    assert six < two + SLACK
+    few, many = (peak(store, tmp_path / layers, f"--layers={layers}") for layers in ("3", "18"))
+    assert many < few + SLACK  # 15 layers of all nodes: 150 MB
 
 
 EVALUATION = """
