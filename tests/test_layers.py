@@ -15,7 +15,7 @@ LAYERS = tuple(
     partitioning store data
     batches tables nn
     objectives sync metrics checkpoint profile
-    run loop evaluation nodes testing
+    run loop evaluation nodes node_runs testing
     recipes
     folder profiling
     console prediction launch orphan interrupt settings places session outputs preparing api tools cli __main__

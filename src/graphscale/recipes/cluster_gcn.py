@@ -16,22 +16,22 @@ figures; its per-cluster validation is not taken over: scores here are of the ex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from graphscale.config import NodeConfig
 from graphscale.errors import InputError
+from graphscale.node_runs import composed
+from graphscale.node_runs import read as read
+from graphscale.node_runs import restored as restored
+from graphscale.node_runs import scores as scores
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from graphscale.batch import Batches
     from graphscale.data.transform import Views
     from graphscale.graph import Graph
-    from graphscale.nn.stock import Feed
-    from graphscale.run import Run, Scores
+    from graphscale.run import Run
     from graphscale.world import World
 
 
@@ -95,65 +95,28 @@ class ClusterGCNConfig(NodeConfig):
 Config = ClusterGCNConfig
 
 
-# Heavy imports wait until a run is built: the help of this recipe must be quick.
-def read(config: ClusterGCNConfig) -> Views:
-    """The training graph and the graph to score."""
-    from graphscale import nodes
-
-    return nodes.read(config)
-
-
-def restored(config: ClusterGCNConfig, state: Mapping[str, Any]) -> tuple[nn.Module, Feed | None, Views]:
-    """The model of a checkpoint, how it is fed, and ``config.data`` as it sees it."""
-    from graphscale import nodes
-
-    return nodes.restored(config, state)
-
-
-def scores(config: ClusterGCNConfig, state: Mapping[str, Any]) -> Scores:
-    """Exact scores of a checkpoint on ``config.data``."""
-    from graphscale import nodes
-
-    return nodes.scores(config, state)
-
-
 def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
     """The composed run of one seed."""
-    import torch
-
-    from graphscale import metrics, nodes
-    from graphscale.evaluation import Exact
+    from graphscale import nodes
     from graphscale.nn.plain import plain
     from graphscale.objectives.node import node_loss
-    from graphscale.run import Run, device_of
-    from graphscale.sync.replicas import Replicas
+    from graphscale.run import device_of
     from graphscale.world import World
 
-    world, device = World.current(), device_of(config.device)
     model, feed, notes = nodes.model_of(config, views.seen, seed, views.whole)
-    model.to(device)
-    trained_on, batches, smallest, said = _seen(config, views.seen, seed, world, house=feed is None)
+    model.to(device_of(config.device))
+    graph, batches, smallest, said = _seen(config, views.seen, seed, World.current(), house=feed is None)
     nodes.demand_pairs(model, smallest)
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    objective = node_loss(plain(model, feed, bf16=config.precision == "bf16"))
-    scored = metrics.names(views.whole.num_classes, multilabel=views.whole.multilabel)
-    return Run(
-        model=model,
+    return composed(
+        config,
+        views,
+        model,
+        feed,
+        graph=graph,
         batches=batches,
-        sync=Replicas(model, optimiser, objective, world=world, clip=config.clip),
-        evaluate=Exact(model, feed, views.whole, device),
-        metrics=scored,
-        monitor=config.monitor or scored[0],
-        world=world,
-        device=device,
-        partition=trained_on.clusters if config.batches == "clusters" else {},
-        keeps={
-            "scaler": views.scaler.state_dict(),
-            "num_classes": views.whole.num_classes,
-            "graph": trained_on.identity(),
-        },
-        notes=(*views.notes, *notes, *said),
-        prefetch=config.prefetch,
+        objective=node_loss(plain(model, feed, bf16=config.precision == "bf16")),
+        notes=[*notes, *said],
+        partition=graph.clusters if config.batches == "clusters" else {},
     )
 
 

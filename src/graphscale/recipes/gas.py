@@ -17,19 +17,20 @@ evaluation writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from graphscale.config import NodeConfig
 from graphscale.errors import InputError
+from graphscale.node_runs import composed
+from graphscale.node_runs import read as read
+from graphscale.node_runs import restored as restored
+from graphscale.node_runs import scores as scores
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from graphscale.data.transform import Views
-    from graphscale.nn.stock import Feed
-    from graphscale.run import Run, Scores
+    from graphscale.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,8 @@ class GASConfig(NodeConfig):
 
     def composition(self) -> str:
         """The run as a sentence of its parts."""
-        seen = f"clusters(q={self.parts_per_batch} of p={self.num_parts}, {self.partitioner}, halo)"
+        whence = "the store's" if Path(self.data).is_dir() else f"p={self.num_parts}, {self.partitioner}"
+        seen = f"clusters(q={self.parts_per_batch} of {whence}, halo)"
         kept = f"history({self.histories}, {self.history_dtype})"
         return f"{seen} . with_history({self.model}) . {kept} . node_loss . replicas"
 
@@ -68,45 +70,22 @@ class GASConfig(NodeConfig):
 Config = GASConfig
 
 
-def read(config: GASConfig) -> Views:
-    """The training graph and the graph to score."""
-    from graphscale import nodes
-
-    return nodes.read(config)
-
-
-def restored(config: GASConfig, state: Mapping[str, Any]) -> tuple[nn.Module, Feed | None, Views]:
-    """The model of a checkpoint, how it is fed, and ``config.data`` as it sees it."""
-    from graphscale import nodes
-
-    return nodes.restored(config, state)
-
-
-def scores(config: GASConfig, state: Mapping[str, Any]) -> Scores:
-    """Exact scores of a checkpoint on ``config.data``."""
-    from graphscale import nodes
-
-    return nodes.scores(config, state)
-
-
 def build(config: GASConfig, views: Views, seed: int) -> Run:
     """The composed run of one seed."""
     import torch
 
-    from graphscale import metrics, nodes
+    from graphscale import nodes
     from graphscale.batches.cluster import ClusterBatches
-    from graphscale.evaluation import Exact
     from graphscale.nn.history import attach, table, with_history
     from graphscale.objectives.node import node_loss
-    from graphscale.run import Run, device_of
-    from graphscale.sync.replicas import Replicas
+    from graphscale.run import device_of
     from graphscale.tables.history import History
     from graphscale.world import World
 
-    world, device = World.current(), device_of(config.device)
+    world = World.current()
     model, feed, notes = nodes.model_of(config, views.seen, seed, views.whole)
     assert feed is not None
-    model.to(device)
+    model.to(device_of(config.device))
     graph, q, said = nodes.clustered(views.seen, config, seed)
     widths, filled = attach(model, feed, graph)
     dtype = getattr(torch, config.history_dtype)
@@ -116,26 +95,16 @@ def build(config: GASConfig, views: Views, seed: int) -> Run:
     }
     batches = ClusterBatches(graph, q, seed=seed, world=world, halo=list(tables), filled=filled)
     nodes.demand_pairs(model, batches.smallest)
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    objective = node_loss(with_history(model, feed, widths, bf16=config.precision == "bf16"))
-    labelled = int(graph.masks["train"].sum())
-    scored = metrics.names(views.whole.num_classes, multilabel=views.whole.multilabel)
-    return Run(
-        model=model,
+    return composed(
+        config,
+        views,
+        model,
+        feed,
+        graph=graph,
         batches=batches,
-        sync=Replicas(model, optimiser, objective, world=world, clip=config.clip, per_step=labelled / len(batches)),
-        evaluate=Exact(model, feed, views.whole, device),
-        metrics=scored,
-        monitor=config.monitor or scored[0],
-        tables=tables,
-        world=world,
-        device=device,
+        objective=node_loss(with_history(model, feed, widths, bf16=config.precision == "bf16")),
+        notes=[*notes, *said],
         partition=graph.clusters,
-        keeps={
-            "scaler": views.scaler.state_dict(),
-            "num_classes": views.whole.num_classes,
-            "graph": graph.identity(),
-        },
-        notes=(*views.notes, *notes, *said),
-        prefetch=config.prefetch,
+        tables=tables,
+        per_step=int(graph.masks["train"].sum()) / len(batches),
     )
