@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from graphscale.config import Device
 from graphscale.probe import PeakMemory
+
+if TYPE_CHECKING:
+    from graphscale.partitioning import Partition
 
 
 def prepare(
@@ -42,8 +46,9 @@ def prepare(
     """
     from graphscale import preparing
 
-    with _Cost() as cost:
-        cut = preparing.prepare(
+    return _made(
+        to,
+        lambda: preparing.prepare(
             source,
             to,
             num_parts,
@@ -54,9 +59,8 @@ def prepare(
             labels=labels,
             seed=seed,
             overwrite=overwrite,
-        )
-    print(f"{to}: {_clusters(cut.describe())}; {cost}")
-    return 0
+        ),
+    )
 
 
 def generate(
@@ -108,10 +112,7 @@ def generate(
         noise=noise,
         seed=seed,
     )
-    with _Cost() as cost:
-        cut = preparing.generate(like, to, num_parts, partitioner=partitioner, overwrite=overwrite)
-    print(f"{to}: {_clusters(cut.describe())}; {cost}")
-    return 0
+    return _made(to, lambda: preparing.generate(like, to, num_parts, partitioner=partitioner, overwrite=overwrite))
 
 
 def info(store: Annotated[Path, tyro.conf.Positional], /, verify: bool = False, json: bool = False) -> int:
@@ -141,21 +142,14 @@ def info(store: Annotated[Path, tyro.conf.Positional], /, verify: bool = False, 
     return 0
 
 
-class _Cost:
-    """Seconds and peak anonymous memory of a block, as text."""
-
-    def __enter__(self) -> _Cost:
-        self._began, self._memory = time.perf_counter(), PeakMemory()
-        self._memory.__enter__()
-        return self
-
-    def __exit__(self, *raised: Any) -> None:
-        self._memory.__exit__(*raised)
-        self._seconds = time.perf_counter() - self._began
-
-    def __str__(self) -> str:
-        peak = self._memory.peak_mb
-        return f"{self._seconds:.0f} s" + (f", peak anonymous memory {peak:.0f} MB" if peak is not None else "")
+def _made(to: Path, make: Callable[[], Partition]) -> int:
+    """Make a store, and say its clusters, its seconds and its memory."""
+    began = time.perf_counter()
+    with PeakMemory() as memory:
+        cut = make()
+    peak = "" if memory.peak_mb is None else f", peak anonymous memory {memory.peak_mb:.0f} MB"
+    print(f"{to}: {_clusters(cut.describe())}; {time.perf_counter() - began:.0f} s{peak}")
+    return 0
 
 
 def _clusters(said: dict[str, Any]) -> str:
