@@ -48,9 +48,9 @@ def test_large_arrays_are_no_anonymous_memory(monkeypatch):
     array = scratch.empty(300, 1 << 20)  # 1.2 GB
     array[:100] = 1.0
     assert probe.anon_mb() - before < 50
-    small = scratch.empty(20, 1 << 20, dtype=torch.int8)
+    small = scratch.empty(64, 1 << 20, dtype=torch.int8)  # beyond 32 MiB malloc never hands out what was freed before
     small.fill_(1)
-    assert probe.anon_mb() - before > 15
+    assert probe.anon_mb() - before > 60
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system does not reserve room in a file")
