@@ -14,6 +14,7 @@ from graphscale import __version__, catalog, cli, session
 from graphscale.__main__ import main
 from graphscale.config import plain
 from graphscale.errors import InputError
+from graphscale.presets import PRESETS
 from graphscale.recipes.cluster_gcn import ClusterGCNConfig
 
 TINY = ("--data", "planted:200", "--num-parts", "4", "--hidden", "8", "--layers", "2", "--epochs", "3")
@@ -208,7 +209,7 @@ def test_defaults():
 
 def test_each_source_wins_over_the_one_before(tmp_path):
     assert ClusterGCNConfig().lr == 0.01 and ClusterGCNConfig().epochs == 100  # defaults that the preset changes
-    (preset,) = [p for p in catalog.PRESETS["cluster_gcn"] if p.name == "cora"]
+    (preset,) = [p for p in PRESETS["cluster_gcn"] if p.name == "cora"]
     assert preset.settings["epochs"] == 200 and preset.settings["hidden"] == 64
     file = tmp_path / "mine.toml"
     file.write_text('data = "cora"\nhidden = 32\nlr = 0.5\n')
@@ -285,8 +286,10 @@ SAMPLES = {
     "save_every": 9, "json": True, "model": "gcn", "hidden": 16, "layers": 5, "dropout": 0.75, "heads": 2,
     "batches": "full", "num_parts": 12, "parts_per_batch": 3, "partitioner": "random", "setting": "inductive",
     "norm": "row+I", "diag_lambda": 0.5, "concat": False, "layer_norm": False, "residual": True, "precompute": True,
-    "accelerate": False,
+    "accelerate": False, "input_dropout": 0.25, "batch_norm": True, "decays": "a=0.5", "hops": 3, "alpha": 0.3,
+    "theta": 1.5,
 }  # fmt: skip
+WITH = {"input_dropout": {"model": "gcn"}, "batch_norm": {"model": "gcn"}}  # settings that need another
 
 
 def test_the_samples_are_all_settings_and_differ_from_the_defaults():
@@ -299,8 +302,10 @@ def test_the_samples_are_all_settings_and_differ_from_the_defaults():
 def test_every_setting_from_a_flag(name):
     value, flag = SAMPLES[name], name.replace("_", "-")
     argv = [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", value]
+    more = WITH.get(name, {})
+    argv += [text for key, other in more.items() for text in (f"--{key}", other)]
     config, _ = resolved("--preset", "none", *argv) if name != "preset" else resolved(*argv)
-    assert config == ClusterGCNConfig(**{"preset": "none", name: value})
+    assert config == ClusterGCNConfig(**{"preset": "none", **more, name: value})
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -312,9 +317,10 @@ def test_every_setting_from_a_file(name, dashes, tmp_path):
     )
     file = tmp_path / "mine.toml"
     file.write_text(f"{name.replace('_', '-') if dashes else name} = {written}\n")
-    config, _ = resolved("--config", file, "--preset", "none")
-    assert config == ClusterGCNConfig(**{"preset": "none", name: value})
-    assert type(getattr(config, name)) is type(getattr(ClusterGCNConfig(**{name: value}), name))
+    more = WITH.get(name, {})
+    config, _ = resolved("--config", file, "--preset", "none", *(f"--{k}={v}" for k, v in more.items()))
+    assert config == ClusterGCNConfig(**{"preset": "none", **more, name: value})
+    assert type(getattr(config, name)) is type(getattr(ClusterGCNConfig(**{**more, name: value}), name))
 
 
 def test_a_whole_number_in_a_file_may_stand_for_a_number(tmp_path):

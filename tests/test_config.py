@@ -9,7 +9,9 @@ import pytest
 from graphscale import catalog
 from graphscale.config import TrainConfig, checked, plain
 from graphscale.errors import InputError
+from graphscale.presets import PRESETS
 from graphscale.recipes.cluster_gcn import ClusterGCNConfig
+from graphscale.settings import recipe_of
 
 
 @pytest.mark.parametrize(
@@ -124,11 +126,12 @@ def test_checked_sees_through_an_optional_choice():
 
 
 def test_presets_are_sound():
-    for recipe, presets in catalog.PRESETS.items():
+    for recipe, presets in PRESETS.items():
         assert recipe in catalog.RECIPES
         for known in presets:
             assert known.expected  # a preset says what it should give
-            config = ClusterGCNConfig(**checked(ClusterGCNConfig, known.settings, known.name))
+            kind = recipe_of(recipe).Config
+            config = kind(**checked(kind, known.settings, known.name))
             assert config.preset is None  # the command line fills that in
 
 

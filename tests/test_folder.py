@@ -166,7 +166,7 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
 
 
 def run_of(sync, **keeps):
-    return SimpleNamespace(sync=sync, tables={}, keeps=keeps)
+    return SimpleNamespace(sync=sync, tables={}, keeps=keeps, world=World())
 
 
 def names(path: Path) -> list[str]:
@@ -181,7 +181,8 @@ def test_the_last_checkpoints_are_kept_and_the_best(tmp_path, sync, keep, expect
         log.epochs, log.steps = epoch + 1, 10 * (epoch + 1)
         if epoch == 1:  # the best, never beaten
             log.best_epoch, log.best, log.best_state = epoch + 1, scores(0.9), {"weight": torch.full((3, 2), 7.0)}
-        store.save(log, run_of(sync, num_classes=3), log.state_dict(World()))
+        run = run_of(sync, num_classes=3)
+        store.save(log, run, folder.gathered(log, run))
     store.close()
     assert names(tmp_path) == ["best.pt", *(f"epoch-{n:06d}.pt" for n in expected)]
     best = checkpoint.load(tmp_path / "checkpoints" / "best.pt")
@@ -200,7 +201,8 @@ def test_a_new_best_replaces_the_old(tmp_path, sync):
     log = Log()
     for epoch in range(3):
         log.epochs, log.best_epoch, log.best_state = epoch + 1, epoch + 1, {"weight": torch.tensor(float(epoch))}
-        store.save(log, run_of(sync), log.state_dict(World()))
+        run = run_of(sync)
+        store.save(log, run, folder.gathered(log, run))
     store.close()
     best = checkpoint.load(tmp_path / "checkpoints" / "best.pt")
     assert (best["epoch"], float(best["model"]["weight"])) == (3, 2.0)

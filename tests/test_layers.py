@@ -11,11 +11,12 @@ ROOT = Path(graphscale.__file__).parent
 LAYERS = tuple(
     line.split()
     for line in """
-    errors config catalog rng probe mapped scratch csr edge_view soundness graph batch table step world kernels reach
+    errors config presets catalog rng probe mapped scratch csr edge_view soundness graph batch table step world kernels
+    reach
     partitioning store data
     batches tables nn
     objectives sync metrics checkpoint profile
-    run loop evaluation nodes node_runs testing
+    run loop evaluation histories nodes node_runs testing
     recipes
     folder profiling
     console prediction launch orphan interrupt settings places session outputs preparing api tools cli __main__

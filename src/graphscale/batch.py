@@ -62,7 +62,7 @@ class Batch:
         return self.mask
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on ``device``."""
+        """The same batch with its tensors on ``device``; ``needs`` stay, since tables lie with the host."""
         if self.n_id.device == device:
             return self
         return replace(
@@ -73,7 +73,6 @@ class Batch:
             y=self.y.to(device),
             mask=self.mask.to(device),
             edge_attr=None if self.edge_attr is None else self.edge_attr.to(device),
-            needs={name: ids.to(device) for name, ids in self.needs.items()},
         )
 
 

@@ -2,22 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 from graphscale.errors import InputError
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Settings for one data set, with the number they should give and where that number is from."""
-
-    name: str
-    data: str
-    settings: Mapping[str, Any]
-    expected: str
-
+from graphscale.presets import PRESETS, Preset
 
 RECIPES = {
     "cluster_gcn": "Cluster-GCN (KDD 2019): METIS clusters as batches; memory by batch, not by graph",
@@ -39,43 +25,9 @@ MODELS = {
     "gat": "torch_geometric.nn.GAT",
     "gin": "torch_geometric.nn.GIN",
     "pna": "torch_geometric.nn.PNA",
+    "appnp": "an MLP and K propagations of its logits (Gasteiger 2019), of PyG's layers",
+    "gcnii": "deep GCN with initial residuals and identity maps (Chen 2020), of PyG's layers",
     "module:callable": "your own: callable(in_channels, out_channels) -> nn.Module(x, edge_index)",
-}
-
-_DIGITS = {"num_parts": 20, "parts_per_batch": 2, "layers": 3, "dropout": 0.5, "lr": 0.005, "epochs": 60}
-
-_CITATION = {
-    "model": "cluster_gcn", "norm": "sym", "concat": False, "layer_norm": False, "layers": 2, "hidden": 64,
-    "dropout": 0.5, "lr": 0.01, "weight_decay": 5e-4, "epochs": 200, "scaling": "row",
-    "num_parts": 10, "parts_per_batch": 1,
-}  # fmt: skip
-
-_FACEBOOK = {
-    "hidden": 128, "layers": 3, "dropout": 0.5, "lr": 0.005, "epochs": 100, "num_parts": 50, "parts_per_batch": 10,
-}  # fmt: skip
-
-PRESETS: Mapping[str, tuple[Preset, ...]] = {
-    "cluster_gcn": (
-        Preset("digits", "digits", _DIGITS, "94.4 +- 0.6 over 20 seeds; full batch 94.4 +- 0.4"),
-        Preset(
-            "cora",
-            "cora",
-            _CITATION,
-            "82.3 +- 0.6 over 10 seeds; paper, table 2: 82.5, random parts 78.4 (its own split)",
-        ),
-        Preset(
-            "facebook",
-            "facebook",
-            _FACEBOOK,
-            "94.6 +- 0.2 over 5 seeds; full batch 94.8 +- 0.2; no figure in the paper",
-        ),
-        Preset(
-            "citeseer",
-            "citeseer",
-            _CITATION,
-            "71.5 +- 1.0 over 10 seeds; full batch 71.7 +- 0.8; GCN 70.3 (Kipf and Welling 2017)",
-        ),
-    ),
 }
 
 

@@ -24,6 +24,7 @@ import tyro
 from graphscale import __version__, catalog, settings, tools
 from graphscale.config import Device, TrainConfig, plain
 from graphscale.errors import DivergenceError, InputError
+from graphscale.presets import PRESETS
 
 PROGRAM = "graphscale"
 
@@ -38,7 +39,7 @@ def list_names() -> int:
         for name, line in entries.items():
             print(f"  {name:{width}} {line}")
     print("presets")
-    for recipe, presets in catalog.PRESETS.items():
+    for recipe, presets in PRESETS.items():
         for known in presets:
             print(f"  {recipe + ' ' + known.name:{width}} --data {known.data}; expected: {known.expected}")
     return 0

@@ -186,15 +186,25 @@ class NodeConfig(TrainConfig):
     """Settings of recipes that classify the nodes of a static graph."""
 
     model: str = "cluster_gcn"
-    """cluster_gcn (the paper's), a PyG model (gcn, sage, gat, gin, pna), or your module:callable."""
+    """cluster_gcn (the paper's), gcn, sage, gat, gin, pna (PyG's), appnp, gcnii, or your module:callable."""
     hidden: int = 128
     """Width of the hidden layers."""
     layers: int = 3
     """Number of weight layers."""
     dropout: float = 0.2
     """Probability of dropout, before every linear layer."""
+    input_dropout: float = 0.0
+    """Probability of dropout on the features that a PyG model or your own is given; cluster_gcn has its own."""
+    decays: str | None = None
+    """Weight decay of parameters by a part of their name, over --weight-decay: "convs=0.01,lin.bias=0"."""
     heads: int = 8
     """Attention heads of gat; --hidden counts all of them."""
+    hops: int = 10
+    """Propagations of appnp."""
+    alpha: float = 0.1
+    """appnp: probability of return to the node itself; gcnii: share of the first layer in every other."""
+    theta: float = 0.5
+    """gcnii: the l-th convolution's identity weighs 1 - log(theta / l + 1)."""
     setting: Literal["transductive", "inductive"] = "transductive"
     """Inductive trains on the graph among the training nodes alone, and scores on the whole graph."""
     norm: Literal["row", "row+I", "self", "self+I", "diag", "sym"] = "diag"
@@ -204,7 +214,9 @@ class NodeConfig(TrainConfig):
     concat: bool = True
     """Concatenate the node's own features in cluster_gcn: [A'X || X] W."""
     layer_norm: bool = True
-    """LayerNorm after every hidden layer; your own model keeps its own."""
+    """LayerNorm after every hidden layer; appnp, gcnii and your own model are as they are."""
+    batch_norm: bool = False
+    """BatchNorm after every hidden layer of gcn, sage, gat, gin, pna and gcnii, in place of LayerNorm."""
     accelerate: bool = True
     """Run the layers of PyG models on the kernels of the house, where a trial gives the same values."""
     residual: bool = False
@@ -214,11 +226,38 @@ class NodeConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
-        self.demand(("hidden", "layers", "heads"), lambda v: v > 0, "must be above 0")
-        self.demand(("dropout",), lambda v: 0 <= v < 1, "must lie in [0, 1)")
+        self.demand(("hidden", "layers", "heads", "hops", "theta"), lambda v: v > 0, "must be above 0")
+        self.demand(("dropout", "input_dropout"), lambda v: 0 <= v < 1, "must lie in [0, 1)")
+        self.demand(("alpha",), lambda v: 0 <= v <= 1, "must lie in [0, 1]")
+        self.decay_of("")
         self.demand(("diag_lambda",), lambda v: v >= 0, "cannot be negative")
+        if self.batch_norm and self.model in ("cluster_gcn", "appnp"):
+            raise InputError(f"{self.model} has no BatchNorm. Leave --batch-norm out, or write it into your own model.")
+        if self.model == "cluster_gcn" and self.input_dropout:
+            raise InputError("cluster_gcn drops before every linear layer already. Leave --input-dropout out.")
         if self.model != "cluster_gcn" and (self.precompute or self.residual):
             raise InputError(
                 f"--precompute and --residual belong to --model cluster_gcn; {self.model} runs unedited."
                 " Leave them out, or write them into your model."
             )
+
+    def decay_of(self, name: str) -> float:
+        """The weight decay of a parameter: that of the last part in ``decays`` that its name contains.
+
+        Raises:
+            InputError: where ``decays`` is no list of part=number.
+        """
+        decay = self.weight_decay
+        for item in (self.decays or "").split(",") if self.decays else ():
+            part, _, number = item.partition("=")
+            try:
+                value = float(number)
+            except ValueError:
+                value = -1.0
+            if not (part.strip() and 0 <= value < math.inf):
+                raise InputError(
+                    f"--decays {self.decays}: '{item}' is no part=number. Give parts of parameters' names with a decay"
+                    " of 0 or more, such as convs=0.01,lin=0."
+                )
+            decay = value if part.strip() in name else decay
+        return decay

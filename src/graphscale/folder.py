@@ -123,6 +123,12 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
     checkpoint.write_aside(path, (dumps(result, indent=1) + "\n").encode())
 
 
+def gathered(log: Log, run: Run) -> dict[str, Any]:
+    """What a checkpoint holds of all ranks; collective."""
+    tables = {name: run.tables[name].state_dict() for name in sorted(run.tables)}
+    return {"log": log.state_dict(run.world), "tables": tables}
+
+
 class RunFolder:
     """Writes one run's folder while it trains.
 
@@ -141,10 +147,15 @@ class RunFolder:
 
     def record(self, record: Record) -> None:
         """A line of metrics and TensorBoard's scalars of one epoch."""
-        self._metrics.write(dumps(asdict(record)) + "\n")
+        line = asdict(record)
+        if not record.measures:
+            del line["measures"]
+        self._metrics.write(dumps(line) + "\n")
         self._metrics.flush()
         self._board.add_scalar("loss/train", record.loss, record.epoch)
         self._board.add_scalar("seconds/epoch", record.seconds, record.epoch)
+        for name, value in record.measures.items():
+            self._board.add_scalar(name, value, record.epoch)
         for split, scores in (record.scores or {}).items():
             for name, value in scores.items():
                 self._board.add_scalar(f"{name}/{split}", value, record.epoch)
@@ -153,14 +164,13 @@ class RunFolder:
         """The last state, and the best one where it is new; older checkpoints go.
 
         Args:
-            state: what ``Log.state_dict`` gave on this rank.
+            state: what ``gathered`` gave on this rank.
         """
         self.save_best(log, run)
         slots = [
             {"module": slot.module.state_dict(), "optimiser": slot.optimiser.state_dict()} for slot in run.sync.slots()
         ]
-        tables = {name: table.state_dict() for name, table in run.tables.items()}
-        whole = {"log": dict(state), "slots": slots, "tables": tables, **run.keeps}
+        whole = {**state, "slots": slots, **run.keeps}
         checkpoint.save(self.checkpoints / f"epoch-{log.epochs:06d}.pt", whole)
         for old in sorted(self.checkpoints.glob("epoch-*.pt"))[: -self.keep]:
             old.unlink()

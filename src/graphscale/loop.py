@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from graphscale.batch import Batch
-from graphscale.batches.ahead import ahead
+from graphscale.batches.ahead import ahead, announced
 from graphscale.errors import DivergenceError
 from graphscale.metrics import better
 from graphscale.profile.clock import OFF, Clock
@@ -28,6 +28,12 @@ def fetch(tables: Mapping[str, Table], needs: Mapping[str, Tensor]) -> Params:
     for name in sorted(needs):
         rows[ROWS + name] = tables[name].read(needs[name]).requires_grad_(tables[name].learns)
     return rows
+
+
+def prefetch(tables: Mapping[str, Table], needs: Mapping[str, Tensor]) -> None:
+    """Announce what the next batch needs."""
+    for name in sorted(needs):
+        tables[name].prefetch(needs[name])
 
 
 def commit(tables: Mapping[str, Table], writes: Mapping[str, Write]) -> None:
@@ -88,6 +94,7 @@ class Record:
     loss: float
     seconds: float
     scores: Scores | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)  # of the run's tables
 
 
 @dataclass
@@ -104,6 +111,7 @@ class Log:
     best: Scores = field(default_factory=dict)
     best_state: dict[str, Tensor] = field(default_factory=dict)
     final: Scores = field(default_factory=dict)
+    measures: Mapping[str, float] = field(default_factory=dict)  # of the last epoch that has them all
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
 
@@ -185,7 +193,10 @@ def _steps(run: Run, log: Log, epoch: int, on_step: Callable[[Log], Any] | None,
     run.model.train()
     clock.begins(epoch + 1)
     began = time.perf_counter()
-    for batch in clock.waited(ahead(clock.made(run.batches.epoch(epoch, log.batches)), run.prefetch)):
+    batches = ahead(clock.made(run.batches.epoch(epoch, log.batches)), run.prefetch)
+    if run.tables and run.prefetch:
+        batches = announced(batches, lambda batch: prefetch(run.tables, batch.needs))
+    for batch in clock.waited(batches):
         with clock.stage("fetch"):
             batch = batch.to(run.device)
         loss, count = train_step(run, batch, log.steps, clock)
@@ -206,10 +217,17 @@ def _close(run: Run, log: Log, epoch: int, clock: Clock, *, evaluate: bool) -> R
     log.epochs, log.train_seconds = epoch + 1, log.train_seconds + seconds
     log.batches, log.loss, log.count, log.epoch_seconds = 0, 0.0, 0, 0.0
     _demand_finite(loss, epoch, log)
+    measures: Mapping[str, float] = {}
+    if run.ends is not None:
+        began = time.perf_counter()
+        with clock.stage("evaluate"):
+            measures = run.ends(evaluate)
+        log.evaluate_seconds += time.perf_counter() - began
     scores = None
     if evaluate:
+        log.measures = dict(measures)
         scores = _score(run, log, epoch, clock)
-    return Record(epoch + 1, loss / max(1.0, count), seconds, scores)
+    return Record(epoch + 1, loss / max(1.0, count), seconds, scores, measures)
 
 
 def _score(run: Run, log: Log, epoch: int, clock: Clock) -> Scores:

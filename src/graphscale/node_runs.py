@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graphscale.config import NodeConfig
@@ -53,6 +53,8 @@ def composed(
     partition: Mapping[str, object],
     tables: Mapping[str, Table] | None = None,
     per_step: float | None = None,
+    evaluate: Callable[[], Scores] | None = None,
+    ends: Callable[[bool], Mapping[str, float]] | None = None,
 ) -> Run:
     """A run by Adam and replicas, scored exactly.
 
@@ -61,26 +63,29 @@ def composed(
         graph: what is trained on, in the order of ``batches``.
         partition: the quality of its clusters, for the result.
         per_step: see ``sync.replicas``.
+        evaluate: another way to the exact scores.
+        ends: see ``Run``.
     """
     import torch
 
-    from graphscale import metrics
+    from graphscale import metrics, nodes
     from graphscale.evaluation import Exact
     from graphscale.run import Run, device_of
     from graphscale.sync.replicas import Replicas
     from graphscale.world import World
 
     world, device = World.current(), device_of(config.device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimiser = torch.optim.Adam(nodes.decayed(config, model), lr=config.lr)
     scored = metrics.names(views.whole.num_classes, multilabel=views.whole.multilabel)
     return Run(
         model=model,
         batches=batches,
         sync=Replicas(model, optimiser, objective, world=world, clip=config.clip, per_step=per_step),
-        evaluate=Exact(model, feed, views.whole, device),
+        evaluate=evaluate or Exact(model, feed, views.whole, device),
         metrics=scored,
         monitor=config.monitor or scored[0],
         tables=tables or {},
+        ends=ends,
         world=world,
         device=device,
         partition=partition,

@@ -123,7 +123,7 @@ def model_of(
 ) -> tuple[nn.Module, Feed | None, list[str]]:
     """The model with weights drawn from ``seed``, how it is fed, and what is to be said of that."""
     weight = graph.adj.values
-    if config.model in ("cluster_gcn", "gcn") and weight is not None and bool((weight < 0).any()):
+    if config.model in ("cluster_gcn", "gcn", "appnp", "gcnii") and weight is not None and bool((weight < 0).any()):
         raise InputError(
             f"{config.model} divides by weighted degrees, and {int((weight < 0).sum())} edge weights are negative."
             " Shift or clip the weights, give them as edge_attr, or choose a --model that takes no degrees."
@@ -139,8 +139,13 @@ def model_of(
             hidden=config.hidden,
             num_layers=config.layers,
             dropout=config.dropout,
+            input_dropout=config.input_dropout,
             heads=config.heads,
             layer_norm=config.layer_norm,
+            batch_norm=config.batch_norm,
+            hops=config.hops,
+            alpha=config.alpha,
+            theta=config.theta,
         )
         feed, notes = Feed.of(model, whole or graph, bf16=config.precision == "bf16", faster=config.accelerate)
     if not any(p.requires_grad for p in model.parameters()):
@@ -148,6 +153,26 @@ def model_of(
             f"{config.model} has no trainable parameter: training would change nothing. Check its freezing."
         )
     return model, feed, notes
+
+
+def decayed(config: NodeConfig, model: nn.Module) -> list[dict[str, Any]]:
+    """The groups of an optimiser: parameters by their weight decay.
+
+    Raises:
+        InputError: where a part of ``decays`` is in no parameter's name.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for item in (config.decays or "").split(",") if config.decays else ():
+        part = item.partition("=")[0].strip()
+        if not any(part in name for name in names):
+            raise InputError(
+                f"--decays names '{part}', which is in no parameter's name of {config.model}. It has:"
+                f" {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}."
+            )
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault(config.decay_of(name), []).append(parameter)
+    return [{"params": inside, "weight_decay": decay} for decay, inside in groups.items()]
 
 
 def _house(config: NodeConfig, graph: Graph) -> ClusterGCN:

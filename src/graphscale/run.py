@@ -35,6 +35,8 @@ class Run:
     world: World = field(default_factory=World)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     partition: Mapping[str, object] = field(default_factory=dict)  # its quality, for the result
+    # All ranks call it after an epoch's steps, with whether the model is scored next; what it gives is recorded.
+    ends: Callable[[bool], Mapping[str, float]] | None = None
     keeps: Mapping[str, Any] = field(default_factory=dict)  # what a checkpoint needs besides weights
     notes: tuple[str, ...] = ()
     prefetch: int = 0  # batches made ahead by a thread

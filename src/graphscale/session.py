@@ -139,7 +139,7 @@ class _Session:
         def save() -> None:
             nonlocal saved
             with clock.stage("checkpoint"):
-                state = log.state_dict(self.world)
+                state = folder.gathered(log, run)
                 if store is not None:
                     store.save(log, run, state)
             saved = time.monotonic()
@@ -196,6 +196,7 @@ class _Session:
             "test": dict(log.best["test"]),
             "final": {split: dict(scores) for split, scores in log.final.items()},
             "best_epoch": log.best_epoch,
+            **({"histories": dict(log.measures)} if log.measures else {}),
             "epochs": log.epochs,
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
             "peak_anon_mb": self.memory.peak_mb,

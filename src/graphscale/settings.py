@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from graphscale import catalog
 from graphscale.config import TrainConfig, checked
 from graphscale.errors import InputError
+from graphscale.presets import Preset
 
 
 class Layers(NamedTuple):
@@ -102,7 +103,7 @@ def default(kind: type[TrainConfig], name: str) -> Any:
     return next(f.default for f in fields(kind) if f.name == name)
 
 
-def _settings(kind: type[TrainConfig], chosen: catalog.Preset) -> dict[str, Any]:
+def _settings(kind: type[TrainConfig], chosen: Preset) -> dict[str, Any]:
     settings: Mapping[str, Any] = {"data": chosen.data, "preset": chosen.name, **chosen.settings}
     return checked(kind, settings, f"preset {chosen.name}")
 

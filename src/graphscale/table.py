@@ -31,7 +31,7 @@ class Table(Protocol):
         ...
 
     def prefetch(self, ids: Tensor) -> None:
-        """Begin to fetch rows that the next step reads; a later write to them is seen all the same."""
+        """Begin to fetch what the next ``read`` asks for by this very tensor; it sees later writes too."""
         ...
 
     def flush(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -89,6 +90,54 @@ class World:
         rows = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(rows, padded)
         return torch.cat([row[: int(n)] for row, n in zip(rows, lengths, strict=True)])
+
+    def exchange(
+        self, rows: Tensor, counts: Sequence[int], expected: Sequence[int] | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """(rows that all ranks sent to this one, in rank order; how many each sent).
+
+        Args:
+            rows: those for rank 0, then those for rank 1, ...
+            counts: rows for every rank.
+            expected: rows from every rank, where they are known; else they are asked for first.
+        """
+        if self.size == 1:
+            return rows, list(counts)
+        if expected is None:
+            sent, met = torch.tensor(counts), torch.empty(self.size, dtype=torch.int64)
+            dist.all_to_all_single(met, sent)
+            expected = met.tolist()
+        width = math.prod(rows.shape[1:]) * rows.element_size()  # bytes: not every engine has every type
+        out = rows.new_empty((sum(expected), *rows.shape[1:]))
+        dist.all_to_all_single(
+            _bytes(out),
+            _bytes(rows.contiguous()),
+            [width * n for n in expected],
+            [width * n for n in counts],
+        )
+        return out, list(expected)
+
+    def at_first(self, own: Tensor, whole: Tensor, counts: Sequence[int]) -> Tensor:
+        """The rows of all ranks in rank order, at rank 0, in ``whole``; other ranks keep what they gave.
+
+        Args:
+            counts: rows of every rank.
+        """
+        if not self.leads:
+            if own.shape[0]:
+                dist.send(_bytes(own.contiguous()), 0)
+            return own
+        whole[: counts[0]] = own
+        start = counts[0]
+        for rank in range(1, self.size):
+            if counts[rank]:
+                dist.recv(_bytes(whole[start : start + counts[rank]]), rank)
+            start += counts[rank]
+        return whole
+
+
+def _bytes(rows: Tensor) -> Tensor:
+    return rows.view(-1).view(torch.uint8) if rows.numel() else torch.empty(0, dtype=torch.uint8)
 
 
 def launched() -> tuple[int, int, int] | None:

@@ -12,7 +12,7 @@ from torch import nn
 from graphscale.batches.cluster import ClusterBatches
 from graphscale.errors import InputError
 from graphscale.loop import commit, fetch
-from graphscale.nn.history import attach, table, with_history
+from graphscale.nn.history import TABLE, attach, with_history
 from graphscale.nn.stock import Feed
 from graphscale.partitioning import partition
 from graphscale.tables.history import History
@@ -104,12 +104,8 @@ class Trained:
         self.model = MODELS[name]().double().eval()
         self.feed, _ = Feed.of(self.model, self.graph, faster=faster)
         self.widths, filled = attach(self.model, self.feed, self.graph)
-        names = [table(i) for i in range(len(self.widths))]
-        self.tables = {
-            name: History(self.graph.num_nodes, width, dtype=torch.float64)
-            for name, width in zip(names, self.widths, strict=True)
-        }
-        self.batches = ClusterBatches(self.graph, 2, seed=0, halo=names, filled=filled)
+        self.tables = {TABLE: History(self.graph.num_nodes, sum(self.widths), dtype=torch.float64)}
+        self.batches = ClusterBatches(self.graph, 2, seed=0, halo=[TABLE], filled=filled)
         self.apply = with_history(self.model, self.feed, self.widths)
 
     def forward(self, batch):
@@ -175,7 +171,9 @@ def test_batch_norm_learns_from_roots_alone():
     norms = [m for m in run.model.modules() if isinstance(m, nn.BatchNorm1d)]
     assert norms and all(int(m.num_batches_tracked) == 0 for m in norms), "statistics are committed by the loop"
     key = next(name for name in out.buffers if name.endswith("running_mean"))
-    first = out.writes[table(0)].values  # [r, 5] what the first layer's neighbourhoods gave, before its linear map
+    first = out.writes[TABLE].values[
+        :, : run.widths[0]
+    ]  # [r, 5] what the first layer's neighbourhoods gave, before its linear map
     conv = run.model.convs[0]
     torch.testing.assert_close(out.buffers[key], 0.1 * (conv.lin(first) + conv.bias).mean(0).detach())
 

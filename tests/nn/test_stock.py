@@ -33,7 +33,7 @@ def test_any_view_gives_what_pyg_gives_on_edge_index(name, kind):
     feed, _ = Feed.of(model, graph)
     edge_index = torch.stack([graph.adj.indices.long(), graph.adj.row_of])
     keywords = {}
-    if kind.get("weighted") and name == "gcn":
+    if kind.get("weighted") and name in ("gcn", "appnp", "gcnii"):
         keywords["edge_weight"] = graph.adj.values
     if kind.get("attributes") and name in ("gat", "pna"):
         keywords["edge_attr"] = graph.edge_attr.double()

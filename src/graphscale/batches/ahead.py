@@ -1,10 +1,10 @@
-"""The next batches are made while the current one trains."""
+"""The next batches are made, and what they need is announced, while the current one trains."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,6 +13,16 @@ T = TypeVar("T")
 class _Failed:
     def __init__(self, error: BaseException) -> None:
         self.error = error
+
+
+def announced(items: Iterator[T], tell: Callable[[T], None]) -> Iterator[T]:
+    """The same items; before one is given out, ``tell`` hears of the one after it."""
+    following = next(items, _DONE)
+    while following is not _DONE:
+        item, following = following, next(items, _DONE)
+        if following is not _DONE:
+            tell(following)  # type: ignore[arg-type]
+        yield item  # type: ignore[misc]
 
 
 _DONE = object()

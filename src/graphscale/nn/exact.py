@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from graphscale.graph import Graph
 from graphscale.nn import tiles
-from graphscale.nn.splice import last_input
+from graphscale.nn.splice import Rows, last_input, spliced
 from graphscale.nn.static import ClusterGCN
 from graphscale.nn.stock import Feed
 
@@ -31,23 +31,25 @@ class Outputs(NamedTuple):
 
 
 def outputs(
-    model: nn.Module, feed: Feed | None, graph: Graph, device: torch.device, *, hidden: bool = False
-) -> Outputs:
+    model: nn.Module, feed: Feed | None, graph: Graph, device: torch.device, *, hidden: bool = False,
+    seen: Rows | None = None,
+) -> Outputs:  # fmt: skip
     """The outputs of a model in evaluation mode; the mode is restored.
 
     Args:
         feed: how a stock model is called; None for a model of the house.
         device: where to compute; a graph that does not fit there is computed on the CPU.
         hidden: whether the last hidden layer is wanted too.
+        seen: of a stock model, is told what every propagation gives every node (``tiles.in_tiles``).
     """
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(seen is not None):
             if isinstance(model, ClusterGCN):
                 return _layers(model, graph, device, hidden)
             assert feed is not None
-            return _stock(model, feed, graph, device, hidden)
+            return _stock(model, feed, graph, device, hidden, seen)
     finally:
         model.train(training)
 
@@ -62,21 +64,30 @@ def _layers(model: ClusterGCN, graph: Graph, device: torch.device, hidden: bool)
     return Outputs(last[-1].cpu(), last[0].cpu() if len(last) > 1 else None, "")
 
 
-def _stock(model: nn.Module, feed: Feed, graph: Graph, device: torch.device, hidden: bool) -> Outputs:
+def _stock(
+    model: nn.Module, feed: Feed, graph: Graph, device: torch.device, hidden: bool, seen: Rows | None
+) -> Outputs:
     note = ""
-    if _pass_bytes(model, feed, graph) > _budget(device):
+    kept = 1 if seen is None else 3  # a pass with gradients keeps what it makes
+    if kept * _pass_bytes(model, feed, graph) > _budget(device):
         way = tiles.way(model, feed, graph)
         if way != "whole":
             logits, found = tiles.in_tiles(
-                model, feed, graph, device=device, degrees=way == "degrees", entries=_ENTRIES
+                model, feed, graph, device=device, degrees=way == "degrees", entries=_ENTRIES, seen=seen
             )
             return Outputs(logits, found if hidden else None, "")
         note = f"{type(model).__name__} mixes rows by other ways than edges: it ran in one pass, in memory of all edges"
     assert graph.x is not None
     attr = None if graph.edge_attr is None else graph.edge_attr.to(device)
-    with last_input(model) as seen:
-        logits = feed(model, graph.x.to(device), graph.adj.to(device), attr).cpu()
-    return Outputs(logits, seen[-1].cpu() if hidden and seen else None, note)
+
+    def visit(number: int, out: Tensor) -> Tensor:
+        if seen is not None:
+            seen(number, 0, graph.num_nodes, out.detach().flatten(1).cpu())
+        return out
+
+    with last_input(model) as last, spliced(model, visit):
+        logits = feed(model, graph.x.to(device), graph.adj.to(device), attr).detach().cpu()
+    return Outputs(logits, last[-1].cpu() if hidden and last else None, note)
 
 
 def _pass_bytes(model: nn.Module, feed: Feed | None, graph: Graph) -> int:

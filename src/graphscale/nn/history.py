@@ -13,6 +13,7 @@ model.) n nodes of a batch, r roots, K propagations.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -32,9 +33,13 @@ from graphscale.step import ROWS, Apply, Forward, Params, Write
 Widths = tuple[int, ...]  # of the histories: of what every propagation but the last gives, per node
 
 
-def table(number: int) -> str:
-    """The name of the table of a propagation."""
-    return f"history.{number}"
+TABLE = "history"  # [N, sum of the widths]: a node's rows of all propagations lie together, and are fetched at once
+
+
+def columns(widths: Sequence[int]) -> list[slice]:
+    """Where every propagation's rows lie in the table."""
+    ends = [0, *itertools.accumulate(widths)]
+    return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
 
 def attach(model: nn.Module, feed: Feed, graph: Graph) -> tuple[Widths, bool]:
@@ -81,22 +86,21 @@ def with_history(model: nn.Module, feed: Feed, widths: Sequence[int], *, bf16: b
 
     Args:
         feed: how the model is called.
-        widths: of ``attach``; the rows of ``rows.history.0``, ... are expected in ``params``, [n - r, width].
+        widths: of ``attach``; ``params`` must have ``rows.history``, [n - r, sum of the widths].
         bf16: run the forward pass under autocast to bfloat16; logits come back in float32.
     """
-    call = Call(model, feed)
+    call, places = Call(model, feed), columns(widths)
 
     def apply(params: Params, batch: Batch) -> Forward:
         r = batch.num_roots
-        writes: dict[str, Write] = {}
+        stale = params[ROWS + TABLE]  # [n - r, sum of the widths]
+        own = stale.new_empty(r, stale.shape[1])
 
         def visit(number: int, out: Tensor) -> Tensor:
-            if number >= len(widths):
+            if number >= len(places):
                 return out
-            fresh = out[:r]
-            writes[table(number)] = Write(batch.n_id[:r], fresh.detach().flatten(1))
-            stale = params[ROWS + table(number)].to(out.dtype).view(-1, *out.shape[1:])  # [n - r, ...]
-            return torch.cat([fresh, stale])
+            own[:, places[number]] = out.detach()[:r].flatten(1)
+            return torch.cat([out[:r], stale[:, places[number]].to(out.dtype).view(-1, *out.shape[1:])])
 
         buffers = {name: value.clone() for name, value in model.named_buffers()}
         state = {f"model.{name}": value for name, value in params.items() if not name.startswith(ROWS)}
@@ -107,6 +111,7 @@ def with_history(model: nn.Module, feed: Feed, widths: Sequence[int], *, bf16: b
             roots_only(model, r),
         ):
             logits: Tensor = functional_call(call, state, (batch.x, batch.adj, batch.edge_attr))
+        writes = {TABLE: Write(batch.n_id[:r], own)}
         return Forward(logits.float() if bf16 else logits, writes, buffers if model.training else {})
 
     return apply

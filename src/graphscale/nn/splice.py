@@ -19,6 +19,11 @@ from torch import Tensor, nn
 Visit = Callable[[int, Tensor], Tensor]  # (number of the propagation in this forward pass, its output) -> what stands
 
 
+Rows = Callable[
+    [int, int, int, Tensor], None
+]  # (number of the propagation, first row, row past the last, their values)
+
+
 @contextmanager
 def spliced(model: nn.Module, visit: Visit) -> Iterator[None]:
     """For one forward pass: ``visit`` sees, and may replace, what every propagation of ``model`` gives."""

@@ -16,10 +16,12 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphscale.csr import Csr, from_entries
@@ -30,7 +32,7 @@ from graphscale.kernels.shared import sparse_tensor
 from graphscale.nn.fast_dropout import FastDropout
 
 View = Literal["edge_index", "adj_t", "block"]
-STOCK = ("gcn", "sage", "gat", "gin", "pna")
+STOCK = ("gcn", "sage", "gat", "gin", "pna", "appnp", "gcnii")
 
 
 def build(
@@ -41,10 +43,15 @@ def build(
     hidden: int,
     num_layers: int,
     dropout: float,
+    input_dropout: float = 0.0,
     heads: int = 8,
     layer_norm: bool = False,
+    batch_norm: bool = False,
+    hops: int = 10,
+    alpha: float = 0.1,
+    theta: float = 0.5,
 ) -> nn.Module:
-    """A model of ``torch_geometric.nn.models`` by name, or what ``module:callable`` returns.
+    """A model of ``torch_geometric.nn.models`` or of ``nn.zoo`` by name, or what ``module:callable`` returns.
 
     The callable is called as ``callable(in_channels, out_channels)``; the model it returns as
     ``model(x, edge_index)``, with ``edge_weight`` and ``edge_attr`` where its forward names them.
@@ -53,22 +60,31 @@ def build(
         InputError: on an unknown name, a callable that cannot be found, or widths that do not fit.
     """
     if ":" in name:
-        return _custom(name, in_dim, graph.num_classes)
+        return dropping(_custom(name, in_dim, graph.num_classes), input_dropout)
     from torch_geometric.nn import models
 
-    kinds = {
+    from graphscale.nn import zoo
+
+    kinds: dict[str, Any] = {
         "gcn": models.GCN,
         "sage": models.GraphSAGE,
         "gat": models.GAT,
         "gin": models.GIN,
         "pna": models.PNA,
+        "appnp": zoo.APPNPNet,
+        "gcnii": zoo.GCNII,
     }
     if name not in kinds:
         raise InputError(
             f"no model '{name}'. Choose cluster_gcn, {', '.join(STOCK)}, or give your own as module:callable."
         )
     extra: dict[str, Any] = {}
-    if layer_norm:  # PyG's default LayerNorm runs over all nodes of the batch: its scores depend on the batch
+    if name in ("appnp", "gcnii"):
+        extra |= {"alpha": alpha}
+        extra |= {"hops": hops} if name == "appnp" else {"theta": theta, "batch_norm": batch_norm}
+    elif batch_norm:
+        extra["norm"] = "batch_norm"
+    elif layer_norm:  # PyG's default LayerNorm runs over all nodes of the batch: its scores depend on the batch
         extra |= {"norm": "layer_norm", "norm_kwargs": {"mode": "node"}}
     if name == "gat":
         if hidden % heads:
@@ -88,7 +104,18 @@ def build(
     if graph.edge_attr is not None and name in ("gat", "pna"):
         extra["edge_dim"] = graph.edge_attr.shape[1]
     model = kinds[name](in_dim, hidden, num_layers, graph.num_classes, dropout=dropout, **extra)
-    return cast(nn.Module, model)
+    return dropping(model, input_dropout)
+
+
+def dropping(model: nn.Module, p: float) -> nn.Module:
+    """The same model, whose features are dropped with probability ``p`` while it trains."""
+    if p > 0:
+        model.register_forward_pre_hook(partial(_dropped, p))
+    return model
+
+
+def _dropped(p: float, model: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (F.dropout(arguments[0], p, model.training), *arguments[1:])
 
 
 def _custom(name: str, in_dim: int, out_dim: int) -> nn.Module:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from graphscale import scratch
 from graphscale.csr import Csr
 from graphscale.graph import Graph, take_rows
-from graphscale.nn.splice import last_input, spliced
+from graphscale.nn.splice import Rows, last_input, spliced
 from graphscale.nn.stock import Feed, toy
 from graphscale.reach import Reach
 
@@ -109,7 +109,6 @@ def _toy_graph(graph: Graph, x: Tensor, adj: Csr, attr: Tensor | None) -> Graph:
     )
 
 
-@torch.no_grad()
 def in_tiles(
     model: nn.Module,
     feed: Feed,
@@ -119,6 +118,7 @@ def in_tiles(
     rows: int = 1 << 16,
     entries: int = 1 << 20,
     degrees: bool = True,
+    seen: Rows | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """(logits [N, C], input of the last layer that sends messages [N, H], if any) of a model in evaluation mode.
 
@@ -127,21 +127,24 @@ def in_tiles(
         rows: roots a tile, at most.
         entries: entries a tile, at most.
         degrees: see ``tile_of``.
+        seen: is told what every propagation exactly gives, [roots, d], as it is while the model trains: what a layer
+            does first, product or sum, depends on gradients.
     """
-    sweep = _Sweep(model, feed, graph, device)
-    for depth in itertools.count():
-        for tile in tiles(graph.adj, rows=rows, entries=entries, degrees=degrees):
-            sweep.run(tile, depth)
-        if sweep.logits is not None:
-            return sweep.logits, sweep.hidden
+    sweep = _Sweep(model, feed, graph, device, seen)
+    with torch.set_grad_enabled(seen is not None):
+        for depth in itertools.count():
+            for tile in tiles(graph.adj, rows=rows, entries=entries, degrees=degrees):
+                sweep.run(tile, depth)
+            if sweep.logits is not None:
+                return sweep.logits, sweep.hidden
     raise AssertionError("a forward pass has finitely many propagations")
 
 
 class _Sweep:
     """Passes of tiles through a model, and the tables between them."""
 
-    def __init__(self, model: nn.Module, feed: Feed, graph: Graph, device: torch.device) -> None:
-        self.model, self.feed, self.graph, self.device = model, feed, graph, device
+    def __init__(self, model: nn.Module, feed: Feed, graph: Graph, device: torch.device, seen: Rows | None) -> None:
+        self.model, self.feed, self.graph, self.device, self.seen = model, feed, graph, device, seen
         self.tables: dict[int, Tensor] = {}  # number of a propagation -> [N, d] what it exactly gives
         self.logits: Tensor | None = None
         self.hidden: Tensor | None = None
@@ -155,6 +158,8 @@ class _Sweep:
                 raise ValueError("a propagation has other rows than the block")
             if number == depth:
                 self.tables[number] = self._filled(self.tables.get(number), tile, out)
+                if self.seen is not None:
+                    self.seen(number, tile.start, tile.stop, self.tables[number][tile.start : tile.stop])
                 raise _Reached
             rows = self.tables[number][tile.halo].to(out).view(-1, *out.shape[1:])
             return torch.cat([out[:roots], rows])
@@ -174,7 +179,7 @@ class _Sweep:
 
     def _filled(self, table: Tensor | None, tile: Tile, values: Tensor) -> Tensor:
         """The table with the tile's roots written, made where there is none yet."""
-        flat = values[: tile.stop - tile.start].flatten(1)
+        flat = values.detach()[: tile.stop - tile.start].flatten(1)
         if table is None:
             table = scratch.empty(self.graph.num_nodes, flat.shape[1], dtype=flat.dtype)
         table[tile.start : tile.stop] = flat.cpu()

@@ -38,7 +38,7 @@ class GASConfig(NodeConfig):
     """GAS: every edge is kept; what a batch does not compute, it reads from histories of earlier steps."""
 
     model: str = "gcn"
-    """A PyG model (gcn, sage, gat, gin, pna), or your module:callable."""
+    """gcn, sage, gat, gin, pna (PyG's), appnp, gcnii, or your module:callable."""
     num_parts: int = 40
     """p: clusters of the training graph."""
     parts_per_batch: int = 10
@@ -49,21 +49,26 @@ class GASConfig(NodeConfig):
     """Where histories lie; on disk they may be larger than memory."""
     history_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """How histories are stored."""
+    refresh: Literal["never", "epoch"] = "never"
+    """Make all histories exact after every epoch, in a pass over the whole graph, as PyGAS's evaluation does."""
+    staleness: int = 1000
+    """Nodes on which the error of histories is measured whenever the model is scored; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         NodeConfig.__post_init__(self)
         self.demand(("num_parts", "parts_per_batch"), lambda v: v > 0, "must be above 0")
+        self.demand(("staleness",), lambda v: v >= 0, "cannot be negative")
         if self.model == "cluster_gcn":
             raise InputError(
                 "gas splices histories into PyG's layers, and cluster_gcn is a model of the house. Choose --model gcn,"
-                " sage, gat, gin, pna, or your own module:callable."
+                " sage, gat, gin, pna, appnp, gcnii, or your own module:callable."
             )
 
     def composition(self) -> str:
         """The run as a sentence of its parts."""
         whence = "the store's" if Path(self.data).is_dir() else f"p={self.num_parts}, {self.partitioner}"
         seen = f"clusters(q={self.parts_per_batch} of {whence}, halo)"
-        kept = f"history({self.histories}, {self.history_dtype})"
+        kept = f"history({self.histories}, {self.history_dtype}, refresh={self.refresh})"
         return f"{seen} . with_history({self.model}) . {kept} . node_loss . replicas"
 
 
@@ -76,24 +81,28 @@ def build(config: GASConfig, views: Views, seed: int) -> Run:
 
     from graphscale import nodes
     from graphscale.batches.cluster import ClusterBatches
-    from graphscale.nn.history import attach, table, with_history
+    from graphscale.evaluation import Exact
+    from graphscale.histories import Histories
+    from graphscale.nn.history import TABLE, attach, with_history
     from graphscale.objectives.node import node_loss
     from graphscale.run import device_of
     from graphscale.tables.history import History
     from graphscale.world import World
 
-    world = World.current()
+    world, device = World.current(), device_of(config.device)
     model, feed, notes = nodes.model_of(config, views.seen, seed, views.whole)
     assert feed is not None
-    model.to(device_of(config.device))
+    model.to(device)
     graph, q, said = nodes.clustered(views.seen, config, seed)
     widths, filled = attach(model, feed, graph)
     dtype = getattr(torch, config.history_dtype)
-    tables = {
-        table(i): History(graph.num_nodes, width, dtype=dtype, disk=config.histories == "disk", world=world)
-        for i, width in enumerate(widths)
-    }
-    batches = ClusterBatches(graph, q, seed=seed, world=world, halo=list(tables), filled=filled)
+    disk = config.histories == "disk"
+    table = History(graph.num_nodes, sum(widths), dtype=dtype, disk=disk, world=world, device=device)
+    ends = Histories(
+        model, feed, graph, table, widths,
+        device=device, world=world, refresh=config.refresh == "epoch", sample=config.staleness, seed=seed,
+    )  # fmt: skip
+    batches = ClusterBatches(graph, q, seed=seed, world=world, halo=[TABLE], filled=filled)
     nodes.demand_pairs(model, batches.smallest)
     return composed(
         config,
@@ -105,6 +114,9 @@ def build(config: GASConfig, views: Views, seed: int) -> Run:
         objective=node_loss(with_history(model, feed, widths, bf16=config.precision == "bf16")),
         notes=[*notes, *said],
         partition=graph.clusters,
-        tables=tables,
+        tables={TABLE: table},
+        ends=ends,
+        # Where training sees all there is, the pass that measures histories gives the scores as well.
+        evaluate=Exact(model, feed, graph, device, ends.logits) if views.seen is views.whole else None,
         per_step=int(graph.masks["train"].sum()) / len(batches),
     )

@@ -1,0 +1,74 @@
+"""What happens to histories between epochs: they are refreshed, where asked for, and their staleness is measured.
+
+Both need what every propagation exactly gives. One pass over the whole graph finds it, and gives the logits
+that score the epoch, where training sees the graph that is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from graphscale import rng
+from graphscale.graph import Graph
+from graphscale.nn.exact import outputs
+from graphscale.nn.history import columns
+from graphscale.nn.stock import Feed
+from graphscale.tables.history import History
+from graphscale.world import World
+
+
+class Histories:
+    """The end of an epoch (``Run.ends``).
+
+    Args:
+        graph: what is trained on, in the order of the table.
+        table: the histories, propagation beside propagation.
+        refresh: make them exact after every epoch, as PyGAS's evaluation does without saying so.
+        sample: nodes on which errors are measured before an epoch is scored.
+    """
+
+    def __init__(
+        self, model: nn.Module, feed: Feed, graph: Graph, table: History, widths: Sequence[int], *,
+        device: torch.device, world: World, refresh: bool = False, sample: int = 0, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.model, self.feed, self.graph, self.table, self.device = model, feed, graph, table, device
+        self.world, self.refresh, self.places = world, refresh, columns(widths)
+        draw = rng.generator(rng.SAMPLE, seed)
+        self.sample = torch.randperm(graph.num_nodes, generator=draw)[:sample].sort().values
+        self._logits: Tensor | None = None
+
+    def __call__(self, scored: bool) -> dict[str, float]:
+        """``history_age``, in steps, of the rows read in this epoch; where it is scored, ``history_error/l`` too.
+
+        An error is the mean over the sample of |history - exact| / |exact|, of the l-th propagation (from 1).
+        """
+        total, count = self.table.taken_ages()
+        measures = {"history_age": total / max(1.0, count)}
+        measured = scored and self.sample.numel() > 0 and bool(self.places)
+        stale = self.table.peek(self.sample) if measured else None
+        if not (self.refresh or (measured and self.world.leads)):
+            return measures
+        errors: dict[int, list[Tensor]] = {}
+
+        def seen(number: int, start: int, stop: int, rows: Tensor) -> None:
+            if number >= len(self.places):
+                return
+            if stale is not None:
+                a, b = torch.searchsorted(self.sample, torch.tensor([start, stop])).tolist()
+                exact = rows[self.sample[a:b] - start].double()
+                error = (stale[a:b, self.places[number]].double() - exact).norm(dim=1)
+                errors.setdefault(number, []).append(error / exact.norm(dim=1).clamp(min=1e-12))
+            if self.refresh:
+                self.table.set_range(start, rows, self.places[number])
+
+        logits = outputs(self.model, self.feed, self.graph, self.device, seen=seen).logits
+        self._logits = logits if scored else None
+        return measures | {f"history_error/{l + 1}": float(torch.cat(e).mean()) for l, e in sorted(errors.items())}
+
+    def logits(self) -> Tensor | None:
+        """Logits [N, C] of the pass that was just made, if one was; they are given once."""
+        logits, self._logits = self._logits, None
+        return logits
