@@ -23,10 +23,11 @@ def random_graph(
     classes: int = 3,
     features: int = 5,
     loops: bool = False,
+    density: float = 0.12,
 ) -> Graph:
     """A float64 graph with communities too weak to be trivial; undirected unless asked otherwise."""
     draw = np.random.default_rng(seed)
-    dense = draw.random((num_nodes, num_nodes)) < 0.12
+    dense = draw.random((num_nodes, num_nodes)) < density
     if not directed:
         dense = dense | dense.T
     np.fill_diagonal(dense, draw.random(num_nodes) < 0.2 if loops else False)

@@ -18,7 +18,7 @@ from graphscale.edge_view import BlockEdges
 
 @dataclass(frozen=True)
 class Batch:
-    """A square block of the graph. Law: roots first, halo after; only roots carry labels.
+    """A square block of the graph. Law: roots first, halo after; only roots carry labels in ``y``.
 
     ``seed`` is a function of (run seed, epoch, position): all randomness of the step (dropout)
     follows from it. A ``padding`` batch makes ranks' steps equal in number; it is never computed.
@@ -35,6 +35,8 @@ class Batch:
     edge_attr: Tensor | None = None  # [e, D]
     needs: Mapping[str, Tensor] = field(default_factory=dict)  # table name -> ids to fetch
     padding: bool = False
+    halo_y: Tensor | None = None  # [n - r] or [n - r, C], for LMC, whose halo has a gradient of its own
+    halo_mask: Tensor | None = None  # [n - r] bool
 
     @property
     def halo(self) -> Tensor:
@@ -73,6 +75,8 @@ class Batch:
             y=self.y.to(device),
             mask=self.mask.to(device),
             edge_attr=None if self.edge_attr is None else self.edge_attr.to(device),
+            halo_y=None if self.halo_y is None else self.halo_y.to(device),
+            halo_mask=None if self.halo_mask is None else self.halo_mask.to(device),
         )
 
 

@@ -86,6 +86,11 @@ class BlockEdges(Tensor):
         return self.adj.indptr.diff().float()[:, None]
 
     @cached_property
+    def divisor(self) -> Tensor:
+        """[n, 1] float32 of a mean: entries of every row in the graph, where that is known, at least 1."""
+        return self.pattern.degree().clamp(min=1).float()[:, None]
+
+    @cached_property
     def roots(self) -> dict[tuple[bool, float, torch.dtype], tuple[Tensor, Tensor | None]]:
         """What ``nn.fast.gcn`` keeps of its normalisation: by (weighted, weight of the loops it adds, type)."""
         return {}

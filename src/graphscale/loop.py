@@ -53,12 +53,14 @@ def train_step(run: Run, batch: Batch, step: int, clock: Clock = OFF) -> tuple[f
             rows = fetch(run.tables, batch.needs)
         with clock.stage("forward"):
             outcome = None if batch.padding else slot.objective({**slot.params(), **rows}, batch)
-        if outcome is not None and outcome.count > 0:
+        learns = 0 if outcome is None else outcome.count
+        if outcome is not None and (learns or outcome.taps):  # compensated rows bring gradients of other batches
             with clock.stage("backward"):
                 outcome.loss_sum.backward()
             loss, count = loss + float(outcome.loss_sum.detach()), count + outcome.count
+            learns = max(learns, 1)
         with clock.stage("reduce"):
-            total = run.sync.reduce(slot, 0 if outcome is None else outcome.count)
+            total = run.sync.reduce(slot, learns)
         with clock.stage("step"):
             if total > 0:  # without any label there is no gradient: momentum and decay alone must not move weights
                 slot.optimiser.step()
@@ -71,6 +73,8 @@ def train_step(run: Run, batch: Batch, step: int, clock: Clock = OFF) -> tuple[f
 
 def _commit(run: Run, slot: Slot, batch: Batch, rows: Params, outcome: Outcome | None, total: int) -> None:
     writes = dict(outcome.writes) if outcome is not None else {}
+    for name, taps in outcome.taps.items() if outcome is not None else ():
+        writes[name] = taps.gradients()
     for name, table in run.tables.items():
         gradient = rows[ROWS + name].grad if ROWS + name in rows else None
         if table.learns and gradient is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from graphscale.csr import Csr
-from graphscale.kernels.layout import loop_entries
+from graphscale.kernels.layout import count_among, fill_among, loop_entries
 from graphscale.kernels.sampling import sample_block
 
 
@@ -26,13 +26,14 @@ class Reach:
         # [N] the entry of every node's loop or -1; None where there are none
         self.loop = torch.from_numpy(loop_entries(adj.indptr.numpy(), adj.indices.numpy())) if adj.has_loops() else None
 
-    def block(self, roots: Tensor, *, filled: bool = False) -> tuple[Tensor, Csr, Tensor]:
+    def block(self, roots: Tensor, *, filled: bool = False, inner: bool = False) -> tuple[Tensor, Csr, Tensor]:
         """(n_id [n], the square block, [e] the place in the graph of every entry).
 
         Args:
             roots: distinct nodes.
             filled: rows of the halo are as long and as heavy as in the graph, though their columns mean
                 nothing; else they hold their loop, if they have one, and nothing more.
+            inner: rows of the halo hold their entries within the block.
         """
         adj = self.adj
         n_id, indptr, indices, entry = (
@@ -40,7 +41,9 @@ class Reach:
             for a in sample_block(adj.indptr.numpy(), adj.indices.numpy(), roots.numpy(), (-1,), 0, self.place.numpy())
         )
         halo, first = n_id[roots.numel() :], roots.numel()
-        if halo.numel() and (filled or self.loop is not None):
+        if inner:
+            indptr, indices, entry = self._inside(n_id)
+        elif halo.numel() and (filled or self.loop is not None):
             more, ptr = adj.entries_of(halo) if filled else self._loops_of(halo)
             local = torch.repeat_interleave(torch.arange(first, n_id.numel()), ptr.diff())
             # A loop stays a loop: layers that add loops count those that are there.
@@ -48,7 +51,19 @@ class Reach:
             indptr = torch.cat([indptr[:first], (ptr + indices.numel()).to(indptr.dtype)])
             indices, entry = torch.cat([indices, column]), torch.cat([entry, more])
         values = None if adj.values is None else adj.values[entry]
-        return n_id, Csr(indptr, indices, values, n_id.numel(), degrees=self.degrees[n_id]), entry
+        return n_id, Csr(indptr, indices, values, n_id.numel(), inner and adj.symmetric, self.degrees[n_id]), entry
+
+    def _inside(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Entries among ``nodes``: indptr, local columns, places in the graph."""
+        adj = self.adj
+        self.place[nodes] = torch.arange(nodes.numel(), dtype=torch.int32)
+        arrays = (adj.indptr.numpy(), adj.indices.numpy(), nodes.numpy(), self.place.numpy(), True)
+        indptr = torch.from_numpy(count_among(*arrays))
+        indices = torch.empty(int(indptr[-1]), dtype=adj.indices.dtype)
+        entry = torch.empty(indices.numel(), dtype=torch.int64)
+        fill_among(*arrays, indices.numpy(), entry.numpy())
+        self.place[nodes] = -1
+        return indptr.to(adj.indptr.dtype), indices, entry
 
     def _loops_of(self, halo: Tensor) -> tuple[Tensor, Tensor]:
         """Entries of the loops of ``halo``, and the indptr of their rows."""

@@ -25,12 +25,25 @@ class Write(NamedTuple):
     time: Tensor | None = None  # [k]
 
 
+class Taps(NamedTuple):
+    """Rows to be written after the backward pass: the gradients that then lie in leaves, side by side."""
+
+    ids: Tensor  # [k]
+    leaves: tuple[Tensor, ...]  # [k, ...] each
+
+    def gradients(self) -> Write:
+        """The write; zeros where no gradient reached a leaf."""
+        rows = [torch.zeros_like(t) if t.grad is None else t.grad for t in self.leaves]
+        return Write(self.ids, torch.cat([row.flatten(1) for row in rows], dim=1))
+
+
 class Forward(NamedTuple):
     """What applying a model to a batch gives."""
 
     logits: Tensor  # [n, C]
     writes: Mapping[str, Write]
     buffers: Mapping[str, Tensor]
+    taps: Mapping[str, Taps] = {}
 
 
 Apply = Callable[[Params, Batch], Forward]
@@ -49,6 +62,7 @@ class Outcome:
     writes: Mapping[str, Write] = field(default_factory=dict)  # table name -> rows
     buffers: Mapping[str, Tensor] = field(default_factory=dict)  # BatchNorm's statistics and the like
     scores: Mapping[str, Tensor] = field(default_factory=dict)  # what metrics consume
+    taps: Mapping[str, Taps] = field(default_factory=dict)  # table name -> rows known after the backward pass
 
 
 class Objective(Protocol[B_contra]):

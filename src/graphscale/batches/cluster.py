@@ -37,6 +37,7 @@ class ClusterBatches:
         halo: names of the tables whose rows the halo needs; with them (or with none of them, but not None) a
             batch has all sources of its roots' edges as a halo.
         filled: whether rows of the halo are filled (``reach``).
+        inner: whether the halo's rows have their entries within the block, and its labels are given (LMC).
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class ClusterBatches:
         world: World | None = None,
         halo: Sequence[str] | None = None,
         filled: bool = False,
+        inner: bool = False,
     ) -> None:
         demand_features(graph)
         # Clusters that hold no node have nothing to be seen.
@@ -61,7 +63,7 @@ class ClusterBatches:
             )
         self.graph, self.parts_per_batch, self.seed, self.split = graph, parts_per_batch, seed, split
         self.world = world or World()
-        self.halo, self.filled = halo, filled
+        self.halo, self.filled, self.inner = halo, filled, inner
         self.reach = None if halo is None else Reach(graph.adj)
         self.part_of = torch.repeat_interleave(torch.arange(self.num_parts, dtype=torch.int32), self.part_ptr.diff())
 
@@ -92,7 +94,7 @@ class ClusterBatches:
         if self.reach is None:
             adj, entry = self._induced(parts)
         else:
-            n_id, adj, entry = self.reach.block(n_id, filled=self.filled)
+            n_id, adj, entry = self.reach.block(n_id, filled=self.filled, inner=self.inner)
             x = _joined(x, take_rows(graph.x, n_id[mask.numel() :]))
         halo = n_id[mask.numel() :]
         return Batch(
@@ -107,6 +109,8 @@ class ClusterBatches:
             edge_attr=None if graph.edge_attr is None else graph.edge_attr[entry],
             needs=dict.fromkeys(self.halo or (), halo),
             padding=padding,
+            halo_y=graph.y[halo] if self.inner else None,
+            halo_mask=graph.masks[self.split][halo] if self.inner else None,
         )
 
     def _induced(self, parts: Tensor) -> tuple[Csr, Tensor]:

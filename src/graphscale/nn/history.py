@@ -30,7 +30,7 @@ from graphscale.nn.splice import spliced
 from graphscale.nn.stock import Feed, toy
 from graphscale.step import ROWS, Apply, Forward, Params, Write
 
-Widths = tuple[int, ...]  # of the histories: of what every propagation but the last gives, per node
+Widths = tuple[int, ...]  # of what every propagation gives, per node
 
 
 TABLE = "history"  # [N, sum of the widths]: a node's rows of all propagations lie together, and are fetched at once
@@ -43,7 +43,9 @@ def columns(widths: Sequence[int]) -> list[slice]:
 
 
 def attach(model: nn.Module, feed: Feed, graph: Graph) -> tuple[Widths, bool]:
-    """(widths of the histories, whether rows of the halo must be filled: see ``reach``) of a model.
+    """(widths of all propagations, whether rows of the halo must be filled: see ``reach``) of a model.
+
+    Histories are of all propagations but the last.
 
     Raises:
         InputError: where a trial on a toy graph shows that spliced rows would not make the model exact.
@@ -78,7 +80,7 @@ def _tried(model: nn.Module, feed: Feed, graph: Graph) -> tuple[Widths, bool]:
             f"{type(model).__name__} sends no messages by PyG's layers: there is nothing that a history could hold."
             " Train it with cluster_gcn."
         )
-    return tuple(found[:-1]), way == "degrees"
+    return tuple(found), way == "degrees"
 
 
 def with_history(model: nn.Module, feed: Feed, widths: Sequence[int], *, bf16: bool = False) -> Apply:
@@ -86,7 +88,7 @@ def with_history(model: nn.Module, feed: Feed, widths: Sequence[int], *, bf16: b
 
     Args:
         feed: how the model is called.
-        widths: of ``attach``; ``params`` must have ``rows.history``, [n - r, sum of the widths].
+        widths: of all propagations but the last; ``params`` must have ``rows.history``, [n - r, sum of the widths].
         bf16: run the forward pass under autocast to bfloat16; logits come back in float32.
     """
     call, places = Call(model, feed), columns(widths)

@@ -12,11 +12,15 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def roots_only(model: nn.Module, roots: int) -> Iterator[None]:
-    """Inside, every BatchNorm in training takes its statistics from the first ``roots`` rows, for all rows."""
+def roots_only(model: nn.Module, roots: int, *, learn: bool = False) -> Iterator[None]:
+    """Inside, every BatchNorm in training takes its statistics from the first ``roots`` rows, for all rows.
+
+    Args:
+        learn: whether its weights learn from these rows alone too.
+    """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
-        norm.forward = partial(_forward, norm, roots)  # type: ignore[method-assign]
+        norm.forward = partial(_forward, norm, roots, learn)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -24,7 +28,7 @@ def roots_only(model: nn.Module, roots: int) -> Iterator[None]:
             del norm.forward
 
 
-def _forward(norm: Any, roots: int, x: Tensor) -> Tensor:
+def _forward(norm: Any, roots: int, learn: bool, x: Tensor) -> Tensor:
     plain = type(norm).forward
     if not norm.training or x.shape[0] <= roots:
         out: Tensor = plain(norm, x)
@@ -33,5 +37,6 @@ def _forward(norm: Any, roots: int, x: Tensor) -> Tensor:
     var, mean = torch.var_mean(own, 0, correction=0)
     halo = (x[roots:] - mean) * torch.rsqrt(var + norm.eps)  # F.batch_norm takes given statistics as constants
     if norm.affine:
-        halo = torch.addcmul(norm.bias, halo, norm.weight)
+        weight, bias = (norm.weight.detach(), norm.bias.detach()) if learn else (norm.weight, norm.bias)
+        halo = torch.addcmul(bias, halo, weight)
     return torch.cat([plain(norm, own), halo.to(x.dtype)])

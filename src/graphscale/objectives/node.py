@@ -21,7 +21,7 @@ def node_loss(apply: Apply) -> Objective[Batch]:
     """The loss of equation (2) of Cluster-GCN, as a sum over the batch's labelled roots.
 
     Args:
-        apply: (params, batch) -> logits [n, C]; rows past the roots are not looked at.
+        apply: (params, batch) -> logits [n, C]; rows past the roots count where the batch has the halo's labels.
     """
 
     def objective(params: Params, batch: Batch) -> Outcome:
@@ -29,11 +29,16 @@ def node_loss(apply: Apply) -> Objective[Batch]:
             forward = apply(params, batch)
         roots = forward.logits[: batch.num_roots][batch.mask]  # [count, C]
         labels = batch.y[batch.mask]
+        loss = node_loss_sum(roots, labels)
+        if batch.halo_y is not None:
+            halo = node_loss_sum(forward.logits[batch.num_roots :][batch.halo_mask], batch.halo_y[batch.halo_mask])
+            loss = loss + (halo - halo.detach())  # its gradient, not its value: it is counted where they are roots
         return Outcome(
-            loss_sum=node_loss_sum(roots, labels),
+            loss_sum=loss,
             count=batch.count,
             writes=forward.writes,
             buffers=forward.buffers,
+            taps=forward.taps,
             scores={"logits": roots.detach(), "labels": labels},
         )
 

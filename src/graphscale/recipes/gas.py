@@ -49,6 +49,12 @@ class GASConfig(NodeConfig):
     """Where histories lie; on disk they may be larger than memory."""
     history_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """How histories are stored."""
+    compensation: Literal["none", "lmc"] = "none"
+    """lmc: the gradients that nodes outside a batch would send back come from histories too (LMC, ICLR 2023)."""
+    beta: float = 0.4
+    """beta of LMC: how much of the halo's rows is computed in the batch rather than read, times --score."""
+    score: Literal["linear", "constant", "concave", "convex", "sine"] = "linear"
+    """How beta depends on the share of a halo node's neighbours that a batch has."""
     refresh: Literal["never", "epoch"] = "never"
     """Make all histories exact after every epoch, in a pass over the whole graph, as PyGAS's evaluation does."""
     staleness: int = 1000
@@ -58,6 +64,7 @@ class GASConfig(NodeConfig):
         NodeConfig.__post_init__(self)
         self.demand(("num_parts", "parts_per_batch"), lambda v: v > 0, "must be above 0")
         self.demand(("staleness",), lambda v: v >= 0, "cannot be negative")
+        self.demand(("beta",), lambda v: 0 <= v <= 1, "must lie in [0, 1]")
         if self.model == "cluster_gcn":
             raise InputError(
                 "gas splices histories into PyG's layers, and cluster_gcn is a model of the house. Choose --model gcn,"
@@ -69,7 +76,8 @@ class GASConfig(NodeConfig):
         whence = "the store's" if Path(self.data).is_dir() else f"p={self.num_parts}, {self.partitioner}"
         seen = f"clusters(q={self.parts_per_batch} of {whence}, halo)"
         kept = f"history({self.histories}, {self.history_dtype}, refresh={self.refresh})"
-        return f"{seen} . with_history({self.model}) . {kept} . node_loss . replicas"
+        how = "with_history" if self.compensation == "none" else f"with_compensation(beta={self.beta}, {self.score})"
+        return f"{seen} . {how}({self.model}) . {kept} . node_loss . replicas"
 
 
 Config = GASConfig
@@ -83,6 +91,7 @@ def build(config: GASConfig, views: Views, seed: int) -> Run:
     from graphscale.batches.cluster import ClusterBatches
     from graphscale.evaluation import Exact
     from graphscale.histories import Histories
+    from graphscale.nn.compensation import GRADIENTS, Mix, demand_exact, with_compensation
     from graphscale.nn.history import TABLE, attach, with_history
     from graphscale.objectives.node import node_loss
     from graphscale.run import device_of
@@ -95,14 +104,25 @@ def build(config: GASConfig, views: Views, seed: int) -> Run:
     model.to(device)
     graph, q, said = nodes.clustered(views.seen, config, seed)
     widths, filled = attach(model, feed, graph)
-    dtype = getattr(torch, config.history_dtype)
-    disk = config.histories == "disk"
-    table = History(graph.num_nodes, sum(widths), dtype=dtype, disk=disk, world=world, device=device)
+    bf16, lmc = config.precision == "bf16", config.compensation == "lmc"
+    if lmc:
+        demand_exact(model, feed, graph, widths)
+        apply = with_compensation(model, feed, widths, Mix(config.beta, config.score), bf16=bf16)
+    else:
+        widths = widths[:-1]
+        apply = with_history(model, feed, widths, bf16=bf16)
+
+    def rows(width: int) -> History:
+        dtype, disk = getattr(torch, config.history_dtype), config.histories == "disk"
+        return History(graph.num_nodes, width, dtype=dtype, disk=disk, world=world, device=device)
+
+    table = rows(sum(widths))
+    tables = {TABLE: table, **({GRADIENTS: rows(sum(widths[:-1]))} if lmc else {})}
     ends = Histories(
         model, feed, graph, table, widths,
         device=device, world=world, refresh=config.refresh == "epoch", sample=config.staleness, seed=seed,
     )  # fmt: skip
-    batches = ClusterBatches(graph, q, seed=seed, world=world, halo=[TABLE], filled=filled)
+    batches = ClusterBatches(graph, q, seed=seed, world=world, halo=list(tables), filled=filled, inner=lmc)
     nodes.demand_pairs(model, batches.smallest)
     return composed(
         config,
@@ -111,10 +131,10 @@ def build(config: GASConfig, views: Views, seed: int) -> Run:
         feed,
         graph=graph,
         batches=batches,
-        objective=node_loss(with_history(model, feed, widths, bf16=config.precision == "bf16")),
+        objective=node_loss(apply),
         notes=[*notes, *said],
         partition=graph.clusters,
-        tables={TABLE: table},
+        tables=tables,
         ends=ends,
         # Where training sees all there is, the pass that measures histories gives the scores as well.
         evaluate=Exact(model, feed, graph, device, ends.logits) if views.seen is views.whole else None,

@@ -16,14 +16,15 @@ from typing import Any, TypeVar
 from torch import nn
 
 from graphscale.nn.fast.attention import GATConv, GATv2Conv, TransformerConv
-from graphscale.nn.fast.gcn import APPNP, ClusterGCNConv, GCN2Conv, GCNConv
+from graphscale.nn.fast.gcn import APPNP, ClusterGCNConv, GCN2Conv, GCNConv, SGConv, TAGConv
 from graphscale.nn.fast.layer import Fast
 from graphscale.nn.fast.sums import GINConv, PNAConv, SAGEConv
 
 _FAST: dict[Any, type[Fast]] = {
     kind.stock: kind
     for kind in (
-        GCNConv, GCN2Conv, APPNP, ClusterGCNConv, SAGEConv, GINConv, PNAConv, GATConv, GATv2Conv, TransformerConv,
+        GCNConv, GCN2Conv, APPNP, ClusterGCNConv, TAGConv, SGConv, SAGEConv, GINConv, PNAConv,
+        GATConv, GATv2Conv, TransformerConv,
     )
 }  # fmt: skip
 

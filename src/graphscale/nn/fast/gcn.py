@@ -46,11 +46,11 @@ class _Normalised(Fast):
         """D^-1/2 (A + added loops) D^-1/2 x, or A x where the layer does not normalise."""
         layer: Any = self
         adj = edges.pattern if weight is None else edges.weighted
-        if not layer.normalize:
+        if not getattr(layer, "normalize", True):
             return self.sent(edges, aggregate(adj, x))
         # PyG drops the fill value of improved=True where it is given no weights; so is it here.
         improved = getattr(layer, "improved", False) and weight is not None
-        loop = float(layer.add_self_loops) * (2.0 if improved else 1.0)
+        loop = float(getattr(layer, "add_self_loops", False)) * (2.0 if improved else 1.0)
         root, own = _roots(edges, weight is not None, loop, x.dtype)
         return self.sent(edges, normalised(adj, x, pre=root, post=root, diag=own))
 
@@ -102,6 +102,38 @@ class APPNP(_Normalised, conv.APPNP):  # type: ignore[misc]
         for _ in range(self.K):
             x = self.propagated(edge_index, x, edge_weight) * (1 - self.alpha) + self.alpha * h
         return x
+
+
+class TAGConv(_Normalised, conv.TAGConv):  # type: ignore[misc]
+    """Du et al. 2017."""
+
+    stock = conv.TAGConv
+
+    def forward(self, x: Tensor, edge_index: Any, edge_weight: Tensor | None = None) -> Any:
+        """[n, in] -> [n, out]."""
+        if not self.handles(edge_index, edge_weight):
+            return super().forward(x, edge_index, edge_weight)
+        x = narrow(x)
+        out = self.lins[0](x)
+        for lin in self.lins[1:]:
+            x = self.propagated(edge_index, x, edge_weight)
+            out = out + lin(x)
+        return out if self.bias is None else out + self.bias
+
+
+class SGConv(_Normalised, conv.SGConv):  # type: ignore[misc]
+    """Wu et al. 2019."""
+
+    stock = conv.SGConv
+
+    def forward(self, x: Tensor, edge_index: Any, edge_weight: Tensor | None = None) -> Any:
+        """[n, in] -> [n, out]."""
+        if not self.handles(edge_index, edge_weight):
+            return super().forward(x, edge_index, edge_weight)
+        x = narrow(x)
+        for _ in range(self.K):
+            x = self.propagated(edge_index, x, edge_weight)
+        return self.lin(x)
 
 
 class ClusterGCNConv(Fast, conv.ClusterGCNConv):  # type: ignore[misc]

@@ -66,7 +66,7 @@ class GINConv(_Reducing, conv.GINConv):  # type: ignore[misc]
 
 
 def _mean(edges: BlockEdges, x: Tensor) -> Tensor:
-    return aggregate(edges.pattern, x) / edges.degree.clamp(min=1).to(x.dtype)
+    return aggregate(edges.pattern, x) / edges.divisor.to(x.dtype)
 
 
 _REDUCED: dict[Any, Callable[[BlockEdges, Tensor], Tensor]] = {
