@@ -23,13 +23,29 @@ def generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(*key))
 
 
+def _generators(device: torch.device | None) -> list[torch.Generator]:
+    found = [torch.default_generator]
+    if device is not None and device.type == "cuda":
+        found.append(torch.cuda.default_generators[device.index or 0])
+    return found
+
+
+def state(device: torch.device) -> list[torch.Tensor]:
+    """What torch's global generators will draw from."""
+    return [g.get_state() for g in _generators(device)]
+
+
+def restore(states: list[torch.Tensor], device: torch.device) -> None:
+    """Let torch draw again what it drew after ``state``."""
+    for g, kept in zip(_generators(device), states, strict=True):
+        g.set_state(kept)
+
+
 @contextmanager
 def isolated(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Inside, torch draws from ``seed``; outside, the global state is as if nothing had happened."""
     # torch.manual_seed would format a stack trace for CUDA at every call, and keep it.
-    generators = [torch.default_generator]
-    if device is not None and device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index or 0])
+    generators = _generators(device)
     states = [g.get_state() for g in generators]
     for g in generators:
         g.manual_seed(seed)

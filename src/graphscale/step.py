@@ -44,6 +44,7 @@ class Forward(NamedTuple):
     writes: Mapping[str, Write]
     buffers: Mapping[str, Tensor]
     taps: Mapping[str, Taps] = {}
+    penalty: Tensor | None = None  # [] to be added to the mean loss
 
 
 Apply = Callable[[Params, Batch], Forward]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.multiprocessing as mp
-from rankwork import accumulated, ranks
+from rankwork import BUILD, accumulated, ranks
 
 
-def test_two_ranks_equal_accumulation(tmp_path):
-    mp.spawn(ranks, (str(tmp_path),), nprocs=2)
-    expected = accumulated()
+@pytest.mark.parametrize("kind", BUILD)
+def test_two_ranks_equal_accumulation(tmp_path, kind):
+    mp.spawn(ranks, (str(tmp_path), kind), nprocs=2)
+    expected = accumulated(kind)
     for rank in (0, 1):
         state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name, value in expected.items():

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from graphscale import InputError, configure, session
+from graphscale.loop import commit, fetch
+from graphscale.recipes import gas
 from graphscale.recipes.gas import GASConfig
 
 SETTINGS = {"data": "planted:300", "num_parts": 6, "parts_per_batch": 2, "hidden": 8, "layers": 3, "dropout": 0.3}
@@ -48,6 +51,81 @@ def test_a_resumed_run_has_its_histories(tmp_path, where):
 def test_histories_of_half_the_bytes(tmp_path, dtype):
     result = trained(tmp_path / "run", epochs=20, lr=0.02, dropout=0.0, history_dtype=dtype)
     assert result["test"]["accuracy"] > 0.8
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_staleness_is_measured_and_refreshing_ends_it(tmp_path):
+    settings = {"epochs": 4, "lr": 0.05, "layers": 4, "dropout": 0.0}
+    result = trained(tmp_path / "never", **settings)
+    for line in lines(tmp_path / "never"):
+        assert set(line["measures"]) == {"history_age", "history_error/1", "history_error/2", "history_error/3"}
+    # 3 steps an epoch of 2 clusters of 6: a row that is read is from the epoch before, or from a step of this one.
+    assert 1 < lines(tmp_path / "never")[-1]["measures"]["history_age"] < 5
+    assert result["histories"] == lines(tmp_path / "never")[-1]["measures"]
+    assert result["histories"]["history_error/2"] > 1e-3
+    trained(tmp_path / "epoch", refresh="epoch", **settings)
+    refreshed = lines(tmp_path / "epoch")[-1]["measures"]
+    assert 0 < refreshed["history_age"] < lines(tmp_path / "never")[-1]["measures"]["history_age"]
+    assert story(tmp_path / "never")[0] == story(tmp_path / "epoch")[0]  # the first epoch had nothing to refresh
+    assert story(tmp_path / "never")[1] != story(tmp_path / "epoch")[1]
+
+
+def test_refreshed_histories_are_exact():
+    config = configure("gas", **{**SETTINGS, "refresh": "epoch", "layers": 4})
+    run = gas.build(config, gas.read(config), 0)
+    table = run.tables["history"]
+    assert run.ends(True)["history_error/1"] == pytest.approx(1.0)  # zeros
+    assert max(v for k, v in run.ends(True).items() if "error" in k) < 1e-6
+    before = table.rows.clone()
+    run.model.eval()
+    for batch in run.batches.epoch(0):
+        slot = run.sync.slots()[0]
+        outcome = slot.objective({**slot.params(), **fetch(run.tables, batch.needs)}, batch)
+        commit(run.tables, outcome.writes)
+    torch.testing.assert_close(table.rows, before, rtol=1e-4, atol=1e-5)
+
+
+def test_scoring_writes_no_history():
+    config = configure("gas", **SETTINGS)
+    run = gas.build(config, gas.read(config), 0)
+    run.tables["history"].write(torch.arange(300), torch.randn(300, run.tables["history"].dim))
+    before = run.tables["history"].rows.clone()
+    run.ends(True)
+    run.evaluate()
+    assert torch.equal(run.tables["history"].rows, before)
+
+
+def test_scores_with_and_without_the_shared_pass_agree(tmp_path):
+    shared = trained(tmp_path / "shared", epochs=3)
+    alone = trained(tmp_path / "alone", epochs=3, staleness=0)
+    assert "histories" in shared and set(alone["histories"]) == {"history_age"}
+    assert shared["test"] == pytest.approx(alone["test"])
+
+
+@pytest.mark.parametrize("settings", [{"compensation": "lmc"}, {"compensation": "lmc", "beta": 1.0, "score": "sine"}])
+@pytest.mark.parametrize("model", ["gcn", "sage", "appnp", "gcnii"])
+def test_compensated_training(tmp_path, model, settings):
+    result = trained(tmp_path / "run", epochs=20, lr=0.02, dropout=0.0, model=model, **settings)
+    assert result["test"]["accuracy"] > 0.6
+    trained(tmp_path / "cut", epochs=12, lr=0.02, dropout=0.0, model=model, histories="disk", **settings)
+    again = {"epochs": 20, "lr": 0.02, "dropout": 0.0, "model": model, "histories": "disk", "resume": True, **settings}
+    session.train("gas", configure("gas", **{**SETTINGS, "out": tmp_path / "cut", **again}))
+    assert story(tmp_path / "run") == story(tmp_path / "cut")
+
+
+def test_the_regulariser_shrinks_errors_of_histories(tmp_path):
+    settings = {"epochs": 15, "lr": 0.02, "dropout": 0.0, "model": "gin", "layers": 3}
+    plain = trained(tmp_path / "plain", **settings)["histories"]
+    held = trained(tmp_path / "held", lipschitz=1.0, **settings)["histories"]
+    assert held["history_error/2"] < plain["history_error/2"]
+
+
+def test_the_regulariser_and_compensation_are_not_for_one_run():
+    with pytest.raises(InputError, match="Leave out one"):
+        GASConfig(lipschitz=1.0, compensation="lmc")
 
 
 def test_the_model_of_the_house_is_refused():

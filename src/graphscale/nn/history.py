@@ -20,13 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from graphscale import rng
 from graphscale.batch import Batch
 from graphscale.errors import InputError
 from graphscale.graph import Graph
-from graphscale.nn import tiles
+from graphscale.nn import lipschitz, tiles
+from graphscale.nn.lipschitz import Noise
 from graphscale.nn.plain import Call
 from graphscale.nn.roots import roots_only
-from graphscale.nn.splice import spliced
+from graphscale.nn.splice import Visit, spliced
 from graphscale.nn.stock import Feed, toy
 from graphscale.step import ROWS, Apply, Forward, Params, Write
 
@@ -83,13 +85,16 @@ def _tried(model: nn.Module, feed: Feed, graph: Graph) -> tuple[Widths, bool]:
     return tuple(found), way == "degrees"
 
 
-def with_history(model: nn.Module, feed: Feed, widths: Sequence[int], *, bf16: bool = False) -> Apply:
+def with_history(
+    model: nn.Module, feed: Feed, widths: Sequence[int], *, bf16: bool = False, noise: Noise | None = None
+) -> Apply:
     """``apply(params, batch)`` for a stock model: logits [n, C] whose first r rows count, and rows for the tables.
 
     Args:
         feed: how the model is called.
         widths: of all propagations but the last; ``params`` must have ``rows.history``, [n - r, sum of the widths].
         bf16: run the forward pass under autocast to bfloat16; logits come back in float32.
+        noise: of the regulariser, if any (``nn.lipschitz``); it applies while the model trains.
     """
     call, places = Call(model, feed), columns(widths)
 
@@ -97,23 +102,37 @@ def with_history(model: nn.Module, feed: Feed, widths: Sequence[int], *, bf16: b
         r = batch.num_roots
         stale = params[ROWS + TABLE]  # [n - r, sum of the widths]
         own = stale.new_empty(r, stale.shape[1])
+        given: list[Tensor] = []  # what the propagations gave, halo included
 
         def visit(number: int, out: Tensor) -> Tensor:
-            if number >= len(places):
-                return out
-            own[:, places[number]] = out.detach()[:r].flatten(1)
-            return torch.cat([out[:r], stale[:, places[number]].to(out.dtype).view(-1, *out.shape[1:])])
+            if number < len(places):
+                own[:, places[number]] = out.detach()[:r].flatten(1)
+                out = torch.cat([out[:r], stale[:, places[number]].to(out.dtype).view(-1, *out.shape[1:])])
+            if noisy:
+                given.append(out)
+            return out
 
-        buffers = {name: value.clone() for name, value in model.named_buffers()}
-        state = {f"model.{name}": value for name, value in params.items() if not name.startswith(ROWS)}
-        state |= {f"model.{name}": value for name, value in buffers.items()}
-        with (
-            torch.autocast(batch.n_id.device.type, torch.bfloat16, enabled=bf16),
-            spliced(model, visit),
-            roots_only(model, r),
-        ):
-            logits: Tensor = functional_call(call, state, (batch.x, batch.adj, batch.edge_attr))
+        weights = {f"model.{name}": value for name, value in params.items() if not name.startswith(ROWS)}
+
+        def passed(visit: Visit) -> tuple[Tensor, dict[str, Tensor]]:
+            buffers = {name: value.clone() for name, value in model.named_buffers()}
+            state = weights | {f"model.{name}": value for name, value in buffers.items()}
+            with (
+                torch.autocast(batch.n_id.device.type, torch.bfloat16, enabled=bf16),
+                spliced(model, visit),
+                roots_only(model, r),
+            ):
+                logits: Tensor = functional_call(call, state, (batch.x, batch.adj, batch.edge_attr))
+            return logits.float() if bf16 else logits, buffers
+
+        noisy = noise is not None and model.training
+        drawn = rng.state(batch.n_id.device)
+        logits, buffers = passed(visit)
+        penalty = None
+        if noise is not None and noisy:
+            rng.restore(drawn, batch.n_id.device)  # the same dropout in both passes
+            penalty = lipschitz.penalty(lambda visit: passed(visit)[0], given, logits, r, noise, batch.seed)
         writes = {TABLE: Write(batch.n_id[:r], own)}
-        return Forward(logits.float() if bf16 else logits, writes, buffers if model.training else {})
+        return Forward(logits, writes, buffers if model.training else {}, penalty=penalty)
 
     return apply

@@ -33,6 +33,8 @@ def node_loss(apply: Apply) -> Objective[Batch]:
         if batch.halo_y is not None:
             halo = node_loss_sum(forward.logits[batch.num_roots :][batch.halo_mask], batch.halo_y[batch.halo_mask])
             loss = loss + (halo - halo.detach())  # its gradient, not its value: it is counted where they are roots
+        if forward.penalty is not None:
+            loss = loss + batch.count * forward.penalty
         return Outcome(
             loss_sum=loss,
             count=batch.count,

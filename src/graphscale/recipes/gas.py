@@ -55,6 +55,10 @@ class GASConfig(NodeConfig):
     """beta of LMC: how much of the halo's rows is computed in the batch rather than read, times --score."""
     score: Literal["linear", "constant", "concave", "convex", "sine"] = "linear"
     """How beta depends on the share of a halo node's neighbours that a batch has."""
+    lipschitz: float = 0.0
+    """Weight of the regulariser that keeps errors of histories small (GAS, section 3); 0 leaves it out."""
+    lipschitz_noise: float = 0.1
+    """Deviation of the regulariser's noise."""
     refresh: Literal["never", "epoch"] = "never"
     """Make all histories exact after every epoch, in a pass over the whole graph, as PyGAS's evaluation does."""
     staleness: int = 1000
@@ -64,6 +68,12 @@ class GASConfig(NodeConfig):
         NodeConfig.__post_init__(self)
         self.demand(("num_parts", "parts_per_batch"), lambda v: v > 0, "must be above 0")
         self.demand(("staleness",), lambda v: v >= 0, "cannot be negative")
+        self.demand(("lipschitz", "lipschitz_noise"), lambda v: v >= 0, "cannot be negative")
+        if self.lipschitz and self.compensation == "lmc":
+            raise InputError(
+                "--lipschitz bounds errors that the last layers alone correct, and its second pass would tap the"
+                " gradients that LMC records. Leave out one of --lipschitz and --compensation lmc."
+            )
         self.demand(("beta",), lambda v: 0 <= v <= 1, "must lie in [0, 1]")
         if self.model == "cluster_gcn":
             raise InputError(
@@ -93,6 +103,7 @@ def build(config: GASConfig, views: Views, seed: int) -> Run:
     from graphscale.histories import Histories
     from graphscale.nn.compensation import GRADIENTS, Mix, demand_exact, with_compensation
     from graphscale.nn.history import TABLE, attach, with_history
+    from graphscale.nn.lipschitz import Noise
     from graphscale.objectives.node import node_loss
     from graphscale.run import device_of
     from graphscale.tables.history import History
@@ -110,7 +121,8 @@ def build(config: GASConfig, views: Views, seed: int) -> Run:
         apply = with_compensation(model, feed, widths, Mix(config.beta, config.score), bf16=bf16)
     else:
         widths = widths[:-1]
-        apply = with_history(model, feed, widths, bf16=bf16)
+        noise = Noise(config.lipschitz, config.lipschitz_noise) if config.lipschitz else None
+        apply = with_history(model, feed, widths, bf16=bf16, noise=noise)
 
     def rows(width: int) -> History:
         dtype, disk = getattr(torch, config.history_dtype), config.histories == "disk"

@@ -49,9 +49,12 @@ class History:
         own = min(self.share, num_rows - self.first)
         zeros = scratch.zeros_on_disk if disk else pinned(torch.zeros, self.device)
         self.rows = zeros(own, dim, dtype=dtype)  # those of this rank
-        self.written = torch.zeros(own, dtype=torch.int32)  # [own] number of the write that a row is from; 0: none
+        self.written = torch.zeros(own, dtype=torch.int32)  # [own] writes that were complete when a row was computed
         self.writes = 0
-        self.ages = [0.0, 0.0]  # sum over the rows read of the writes since theirs, and how many rows: a meter
+        self.ages = [
+            0.0,
+            0.0,
+        ]  # sum over the rows read of the steps since they were computed, and how many rows: a meter
         self._pull: _Pull | None = None
         self._thread: ThreadPoolExecutor | None = None
 
@@ -66,7 +69,7 @@ class History:
             return moved(self.rows.index_select(0, ids), self.device).here()
         rows = pull.rows.result().here()
         if self.writes > pull.since:  # the thread may have read these before, or while, they were written
-            late = (self.written.index_select(0, ids) > pull.since).nonzero().flatten()
+            late = (self.written.index_select(0, ids) >= pull.since).nonzero().flatten()
             if late.numel():
                 rows.index_copy_(0, late.to(rows.device), self.rows.index_select(0, ids[late]).to(rows.device))
         return rows
@@ -84,7 +87,7 @@ class History:
             ids, arrived = self.world.exchange(ids, counts)
             values, _ = self.world.exchange(values, counts, arrived)
             ids = ids - self.first
-        self.writes += 1
+        number, self.writes = self.writes, self.writes + 1
         step = ids.diff()
         if ids.numel() and not bool((step > 0).all()):
             ids, last = _last_of_each(ids)
@@ -93,13 +96,13 @@ class History:
         ends = [*(step != 1).nonzero().flatten().add(1).tolist(), ids.numel()]
         if len(ends) > 16 + ids.numel() // 16:
             self.rows.index_copy_(0, ids, values)
-            self.written[ids] = self.writes
+            self.written[ids] = number
             return
         start = 0
         for end in ends if ids.numel() else ():
             low = int(ids[start])
             self.rows[low : low + end - start] = values[start:end]
-            self.written[low : low + end - start] = self.writes
+            self.written[low : low + end - start] = number
             start = end
 
     def set_range(self, start: int, rows: Tensor, columns: slice) -> None:
@@ -124,7 +127,7 @@ class History:
         """Nothing to do: a write is complete when it returns."""
 
     def taken_ages(self) -> tuple[float, float]:
-        """(sum of ages in writes, rows) of what was read since the last call, of all ranks. Collective."""
+        """(sum of ages in steps, rows) of what was read since the last call, of all ranks. Collective."""
         total, count = self.world.totals(*self.ages)
         self.ages = [0.0, 0.0]
         return total, count

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from graphscale.tables.history import History
+from graphscale.testing import check_table
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("disk", [False, True])
+def test_conformance(dtype, disk):
+    check_table(lambda: History(8, 3, dtype=dtype, disk=disk))
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2], [5, 6, 1, 2, 9], list(range(0, 100, 3)), [7, 7, 3, 7], []])
+def test_ranges_and_scattered_rows_are_written_alike(ids):
+    table, expected = History(100, 2), torch.zeros(100, 2)
+    for number in range(2):
+        values = torch.randn(len(ids), 2)
+        table.write(torch.tensor(ids, dtype=torch.int64), values)
+        for i, row in zip(ids, values, strict=True):
+            expected[i] = row
+        assert torch.equal(table.rows, expected)
+        assert set(table.written[ids].tolist()) <= {number}
+
+
+def test_rows_that_a_write_overtakes_are_read_again():
+    table, ids = History(50, 4), torch.tensor([3, 10, 4, 40])
+    table.write(torch.arange(50), torch.randn(50, 4))
+    table.prefetch(ids)
+    table.write(torch.arange(2, 12), torch.randn(10, 4))
+    table.write(torch.tensor([40]), torch.randn(1, 4))
+    assert torch.equal(table.read(ids), table.rows[ids])
+
+
+def test_a_thread_gathers_what_is_announced(monkeypatch):
+    table, ids, seen = History(50, 4), torch.arange(10), []
+    monkeypatch.setattr(
+        "graphscale.tables.history.moved", lambda rows, device: (seen.append(threading.current_thread()), Now(rows))[1]
+    )
+    table.prefetch(ids)
+    table.read(ids)
+    table.read(ids)  # nothing was announced this time
+    assert [t is threading.main_thread() for t in seen] == [False, True]
+    table.prefetch(ids)
+    other = torch.arange(20, 30)
+    assert torch.equal(table.read(other), table.rows[other])  # something else was announced
+
+
+class Now:
+    def __init__(self, rows):
+        self.here = lambda: rows
+
+
+def test_ages_are_counted_in_steps():
+    table = History(10, 1)
+    table.write(torch.arange(5), torch.ones(5, 1))
+    table.write(torch.arange(5, 8), torch.ones(3, 1))
+    table.set_range(8, torch.ones(1, 1), slice(0, 1))
+    table.read(torch.tensor([0, 5, 8, 9]))  # two steps ago; one; computed with today's weights; never
+    assert table.taken_ages() == (2 + 1 + 0 + 2, 4)
+    table.peek(torch.tensor([0]))
+    assert table.taken_ages() == (0, 0)
+
+
+def test_state_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="cannot fill"):
+        History(8, 3).load_state_dict(History(8, 4).state_dict())
