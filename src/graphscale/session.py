@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from graphscale import checkpoint, folder, probe
+from graphscale import checkpoint, folder, heap, probe
 from graphscale.config import Device, TrainConfig, plain
 from graphscale.console import Console
 from graphscale.errors import DivergenceError, InputError
@@ -49,6 +49,7 @@ def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -
         out = _agreed(recipe, config, world)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        heap.keep_freed()
         with probe.PeakMemory() as memory, Stop() as stop, closing(folder.Lock()) as lock:
             began = time.perf_counter()
             if ":" in config.data and not world.leads:
