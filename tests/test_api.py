@@ -9,7 +9,17 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GCN
 
 import graphscale
-from graphscale import ClusterGCNConfig, InputError, accelerate, clusters, configure, from_pyg, load_graph, to_pyg
+from graphscale import (
+    ClusterGCNConfig,
+    InputError,
+    accelerate,
+    clusters,
+    configure,
+    from_pyg,
+    load_graph,
+    to_pyg,
+    with_history,
+)
 from graphscale.testing import check_batch
 
 
@@ -157,3 +167,37 @@ def test_unknown_names():
         configure("x")
     with pytest.raises(InputError, match="configure sets learning_rate, which ClusterGCNConfig does not have"):
         configure("cluster_gcn", learning_rate=1)
+
+
+def test_histories_of_a_stock_model_become_exact(tmp_path):
+    data = to_pyg(load_graph("planted:400"))
+    torch.manual_seed(0)
+    model = GCN(data.num_features, 16, 3, 8, norm="batch_norm")
+    histories = with_history(model, data, 8, 2, seed=1)
+    model.train()
+    before = model.norms[0].module.running_mean.clone()
+    for batch in histories.epoch(0):
+        assert histories(batch).shape == (batch.num_roots, 8)
+    assert not torch.equal(model.norms[0].module.running_mean, before)
+    rows = histories.table.rows.clone()
+    model.eval()
+    for batch in histories.epoch(1):
+        histories(batch)
+    assert torch.equal(histories.table.rows, rows), "only training writes"
+    for norm in model.norms:
+        norm.eval()
+    model.training = True  # pushes, with statistics that stay
+    for epoch in range(3):
+        found = torch.full((400, 8), torch.nan)
+        for batch in histories.epoch(epoch):
+            found[histories.batches.graph.node_id[batch.n_id[: batch.num_roots]]] = histories(batch).detach()
+    torch.testing.assert_close(found, histories.exact(), rtol=1e-4, atol=1e-4)
+
+
+def test_histories_on_disk_and_in_half_precision():
+    data = to_pyg(load_graph("planted:300"))
+    histories = with_history(GCN(data.num_features, 16, 2, 8), data, 4, disk=True, dtype=torch.bfloat16)
+    histories.model.train()
+    for batch in histories.epoch(0):
+        histories(batch)
+    assert histories.table.rows.dtype == torch.bfloat16 and float(histories.table.rows.float().abs().sum()) > 0

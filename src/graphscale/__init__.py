@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from graphscale.api import clusters as clusters
+    from graphscale.api import with_history as with_history
     from graphscale.batches.cluster import ClusterBatches as ClusterBatches
     from graphscale.batches.full import FullBatch as FullBatch
     from graphscale.data.pyg import from_pyg as from_pyg
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _HOME = {
     "accelerate": "nn.fast",
     "clusters": "api",
+    "with_history": "api",
     "ClusterBatches": "batches.cluster",
     "FullBatch": "batches.full",
     "from_pyg": "data.pyg",

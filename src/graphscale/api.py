@@ -1,4 +1,4 @@
-"""For a training loop of one's own: clusters of a PyG ``Data`` in one call."""
+"""For a training loop of one's own: clusters of a PyG ``Data``, or histories for a PyG model, in one call."""
 
 from __future__ import annotations
 
@@ -6,11 +6,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from graphscale.batch import Batch
 from graphscale.batches.cluster import ClusterBatches
 from graphscale.csr import Csr
 from graphscale.data.pyg import from_pyg
+from graphscale.graph import Graph
+from graphscale.loop import commit, fetch
+from graphscale.nn.exact import outputs
+from graphscale.nn.history import TABLE, attach
+from graphscale.nn.history import with_history as attached
+from graphscale.nn.stock import Feed
 from graphscale.partitioning import Method, partition
+from graphscale.step import Apply
+from graphscale.tables.history import History
 
 
 @dataclass(frozen=True)
@@ -50,3 +61,66 @@ def clusters(
     graph = from_pyg(data, splits=("train",))
     cut = partition(graph, num_parts, method=method, seed=seed)
     return Clusters(ClusterBatches(cut.apply(graph), parts_per_batch, seed=seed))
+
+
+@dataclass(frozen=True)
+class Histories:
+    """A model whose batches keep every edge: what they do not compute, they read from earlier steps (GAS)."""
+
+    model: nn.Module
+    graph: Graph  # in the caller's order
+    batches: ClusterBatches
+    table: History
+    feed: Feed
+    apply: Apply
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """The batches of epoch ``index``. Some may hold no training node: take sums of losses, not means."""
+        return self.batches.epoch(index)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Logits [roots, C], differentiable. While the model trains, the roots' rows are pushed and buffers move."""
+        device = next(self.model.parameters()).device
+        batch = batch.to(device)
+        rows = fetch({TABLE: self.table}, batch.needs)
+        out = self.apply({**dict(self.model.named_parameters()), **rows}, batch)
+        if self.model.training:
+            commit({TABLE: self.table}, out.writes)
+            with torch.no_grad():
+                for name, buffer in self.model.named_buffers():
+                    buffer.copy_(out.buffers[name])
+        return out.logits[: batch.num_roots]
+
+    def exact(self) -> Tensor:
+        """Logits [N, C] of all nodes in the caller's order, without histories, in bounded memory."""
+        return outputs(self.model, self.feed, self.graph, next(self.model.parameters()).device).logits
+
+
+def with_history(
+    model: nn.Module, data: Any, num_parts: int, parts_per_batch: int = 1, *, method: Method = "metis", seed: int = 0,
+    disk: bool = False, dtype: torch.dtype = torch.float32,
+) -> Histories:  # fmt: skip
+    """A stock PyG model, unedited, on batches of clusters that keep every edge (GNNAutoScale, ICML 2021).
+
+    Args:
+        model: of PyG's layers, called as ``model(x, edge_index)``, with ``edge_weight`` and ``edge_attr`` where its
+            forward names them and the data has them. Its layers are made fast (``accelerate``).
+        data: ``torch_geometric.data.Data`` with ``x``, ``y`` and ``train_mask``.
+        num_parts: p, clusters in all.
+        parts_per_batch: q, clusters united in a batch.
+        method: ``metis``, ``stream`` or ``random``.
+        seed: of the clusters and of their order.
+        disk: histories lie in a nameless file, which may be larger than memory.
+        dtype: of histories.
+
+    Raises:
+        InputError: where the data is no sound graph, or the model cannot be exact with histories.
+    """
+    graph = from_pyg(data, splits=("train",))
+    feed, _ = Feed.of(model, graph)
+    widths, filled = attach(model, feed, graph)
+    cut = partition(graph, num_parts, method=method, seed=seed).apply(graph)
+    device = next(model.parameters()).device
+    table = History(graph.num_nodes, sum(widths[:-1]), dtype=dtype, disk=disk, device=device)
+    batches = ClusterBatches(cut, parts_per_batch, seed=seed, halo=[TABLE], filled=filled)
+    return Histories(model, graph, batches, table, feed, attached(model, feed, widths[:-1]))

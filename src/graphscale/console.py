@@ -96,6 +96,15 @@ class Console:
     def finished(self, result: Mapping[str, Any], out: Path) -> None:
         """The scores, and where the run lies."""
         self.rich.print(scores_table(result))
+        stale = result.get("histories", {})
+        if stale:
+            errors = [f"{value:.1%}" for name, value in stale.items() if name.startswith("history_error")]
+            bound = f"; bound of the outputs' error {stale['history_bound']:.2g}" if "history_bound" in stale else ""
+            self.rich.print(
+                f"histories: rows read were {stale['history_age']:.1f} steps old"
+                + (f"; error by layer {' '.join(errors)}{bound}" if errors else ""),
+                markup=False,
+            )
         seconds = result["seconds"]
         self.rich.print(
             f"prepared in {seconds['prepare']:.1f} s, trained in {seconds['train']:.1f} s,"

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from graphscale import rng
 from graphscale.graph import Graph
+from graphscale.nn import bounds
 from graphscale.nn.exact import outputs
 from graphscale.nn.history import columns
-from graphscale.nn.stock import Feed
+from graphscale.nn.stock import Feed, toy
 from graphscale.tables.history import History
 from graphscale.world import World
 
@@ -44,6 +45,8 @@ class Histories:
         """``history_age``, in steps, of the rows read in this epoch; where it is scored, ``history_error/l`` too.
 
         An error is the mean over the sample of |history - exact| / |exact|, of the l-th propagation (from 1).
+        ``history_bound`` is what the recursion of ``nn.bounds`` makes of the largest |history - exact|, with
+        k1 |N| = 1: the outputs' error stays below it for means, and about so for GCN.
         """
         total, count = self.table.taken_ages()
         measures = {"history_age": total / max(1.0, count)}
@@ -52,6 +55,7 @@ class Histories:
         if not (self.refresh or (measured and self.world.leads)):
             return measures
         errors: dict[int, list[Tensor]] = {}
+        largest: dict[int, float] = {}
 
         def seen(number: int, start: int, stop: int, rows: Tensor) -> None:
             if number >= len(self.places):
@@ -61,12 +65,18 @@ class Histories:
                 exact = rows[self.sample[a:b] - start].double()
                 error = (stale[a:b, self.places[number]].double() - exact).norm(dim=1)
                 errors.setdefault(number, []).append(error / exact.norm(dim=1).clamp(min=1e-12))
+                largest[number] = max(largest.get(number, 0.0), float(error.max()) if error.numel() else 0.0)
             if self.refresh:
                 self.table.set_range(start, rows, self.places[number])
 
         logits = outputs(self.model, self.feed, self.graph, self.device, seen=seen).logits
         self._logits = logits if scored else None
-        return measures | {f"history_error/{l + 1}": float(torch.cat(e).mean()) for l, e in sorted(errors.items())}
+        measures |= {f"history_error/{l + 1}": float(torch.cat(e).mean()) for l, e in sorted(errors.items())}
+        known = bounds.gains(self.model, self.feed, *toy(self.model, self.graph, 9, 30)) if largest else None
+        if known is not None:
+            eps = [largest[l] for l in sorted(largest)]
+            measures["history_bound"] = bounds.deltas(eps, known[: len(eps)])[-1]
+        return measures
 
     def logits(self) -> Tensor | None:
         """Logits [N, C] of the pass that was just made, if one was; they are given once."""

@@ -84,6 +84,31 @@ def test_exact_histories_give_the_full_batchs_gradient(name, kind):
     assert furthest(found, expected) < 1e-12
 
 
+class Attributed(torch.nn.Module):
+    """Sums of messages that attributes of edges shift."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = torch.nn.ModuleList(
+            pyg.GINEConv(torch.nn.Linear(a, b), edge_dim=2) for a, b in ((5, 8), (8, 8), (8, 3))
+        )
+
+    def forward(self, x, edge_index, edge_attr):
+        for conv in self.convs[:-1]:
+            x = conv(x, edge_index, edge_attr).relu()
+        return self.convs[-1](x, edge_index, edge_attr)
+
+
+def test_weights_of_messages_would_learn_from_edges_into_the_halo():
+    # GINE maps an edge's attributes by weights inside the message: those meet edges, not rows, and cannot be split.
+    MORE["attributed"] = Attributed
+    KINDS["attributed"] = {"attributes": 2}
+    run = Compensated("attributed", kind="attributed")
+    assert run.feed.attr
+    with pytest.raises(InputError, match="cannot be compensated"):
+        demand_exact(run.model, run.feed, run.graph, run.widths)
+
+
 def test_gas_and_fresh_rows_alone_are_further_away():
     expected = Compensated("gcn").whole()
 

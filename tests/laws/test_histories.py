@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 import torch_geometric.nn as pyg
 from graphs import random_graph
-from networks import MODELS, Layers
+from networks import MODELS, PNA, Layers
 from torch import nn
 
 from graphscale.batches.cluster import ClusterBatches
@@ -73,6 +73,39 @@ def test_with_frozen_weights_sweeps_reach_the_full_batch(name, faster):
 @pytest.mark.parametrize("name", ["gcn", "gcnii", "appnp", "gat", "sage", "tag"])
 def test_any_graph_has_the_same_fixed_point(name, kind):
     run = Trained(name, kind=kind)
+    for epoch in range(len(run.widths) + 1):
+        last = run.sweep(epoch)
+    torch.testing.assert_close(last, run.whole(), rtol=1e-9, atol=1e-9)
+
+
+class Attributed(nn.Module):
+    """Layers that take attributes of edges."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.convs = nn.ModuleList([make(5, 8), make(8, 8), make(8, 3)])
+
+    def forward(self, x, edge_index, edge_attr):
+        for conv in self.convs[:-1]:
+            x = conv(x, edge_index, edge_attr).relu()
+        return self.convs[-1](x, edge_index, edge_attr)
+
+
+ATTRIBUTED = {
+    "gat": lambda a, b: pyg.GATConv(a, b, edge_dim=2),
+    "gat v2": lambda a, b: pyg.GATv2Conv(a, b, edge_dim=2),
+    "transformer": lambda a, b: pyg.TransformerConv(a, b, edge_dim=2),
+    "gine": lambda a, b: pyg.GINEConv(nn.Linear(a, b), edge_dim=2),
+    "pna": lambda a, b: pyg.PNAConv(a, b, **PNA, edge_dim=2),
+}
+
+
+@pytest.mark.parametrize("name", list(ATTRIBUTED))
+def test_attributes_of_edges_stay_with_their_edges(name):
+    MODELS["attributed"] = lambda: Attributed(ATTRIBUTED[name])
+    KINDS["attributed"] = {"attributes": 2}
+    run = Trained("attributed", kind="attributed")
+    assert run.feed.attr
     for epoch in range(len(run.widths) + 1):
         last = run.sweep(epoch)
     torch.testing.assert_close(last, run.whole(), rtol=1e-9, atol=1e-9)

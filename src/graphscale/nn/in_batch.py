@@ -20,6 +20,10 @@ from torch.utils import _pytree as pytree
 _PRODUCTS = {torch.matmul, torch.mm, Tensor.matmul, Tensor.__matmul__, Tensor.mm}
 
 
+class UnsplitError(RuntimeError):
+    """Weights act where nobody knows which part belongs to the batch."""
+
+
 class InBatchWeights(TorchFunctionMode):
     """While it is entered, what meets weights and rows learns from the first ``roots`` of ``rows`` rows.
 
@@ -46,6 +50,11 @@ class InBatchWeights(TorchFunctionMode):
             return self._split(func, args, kwargs)
         out = func(*args, **kwargs)
         if not any(self._is_part(t) for t in tensors):
+            known = self.weights.keys() | self.others.keys()
+            if any(t.dim() > 0 and id(t) not in known for t in tensors):
+                raise UnsplitError(
+                    "weights meet what is neither rows of the block nor weights, such as rows of its edges"
+                )
             for made in pytree.tree_leaves(out):
                 if isinstance(made, Tensor) and made.requires_grad:
                     self.weights[id(made)] = made

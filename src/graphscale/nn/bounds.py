@@ -1,0 +1,70 @@
+"""How far stale rows can carry: the recursion behind theorem 2 of GAS (Fey et al., ICML 2021).
+
+With messages k1-Lipschitz, updates k2-Lipschitz and |N| the sum of a row's weights, an error delta of a layer's
+input and an error eps of its histories give
+
+    delta(l + 1) = delta(l) k2 (1 + k1 |N|) + eps(l) k1 k2 |N|,    delta(1) = 0.
+
+The paper prints the sum of eps(l) (k1 k2 |N|)^(L - l), which leaves out a node's own path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from graphscale.csr import Csr
+from graphscale.nn.splice import spliced
+from graphscale.nn.stock import Feed
+
+
+def deltas(errors: Sequence[float], gains: Sequence[float], neighbours: float = 1.0) -> list[float]:
+    """Delta after every layer with a history: the last one bounds the outputs.
+
+    Args:
+        errors: eps(l), the largest distance of a history's row from the exact one, l = 1, 2, ...
+        gains: k2 of what follows each history.
+        neighbours: k1 |N|; 1 for means, about 1 for GCN's norm, the degree for sums.
+    """
+    found, delta = [], 0.0
+    for eps, gain in zip(errors, gains, strict=True):
+        delta = delta * gain * (1 + neighbours) + eps * gain * neighbours
+        found.append(delta)
+    return found
+
+
+def gains(model: nn.Module, feed: Feed, x: Tensor, adj: Csr, attr: Tensor | None) -> list[float] | None:
+    """k2 between every propagation and the next, or the logits; None where weights lie outside of linear layers.
+
+    One linear layer's k2 is its largest singular value. Of several, serial or side by side, the product of
+    (1 + value) is one. Activations are taken as 1-Lipschitz.
+    """
+    linear = [m for m in model.modules() if isinstance(getattr(m, "weight", None), Tensor) and m.weight.dim() == 2]
+    if sum(m.weight.numel() for m in linear) < sum(p.numel() for p in model.parameters() if p.dim() > 1):
+        return None
+    ran: list[list[nn.Module]] = [[]]
+    handles = [m.register_forward_hook(lambda module, *_: ran[-1].append(module)) for m in linear]
+
+    def visit(number: int, out: Tensor) -> Tensor:
+        ran.append([])
+        return out
+
+    training = model.training
+    model.eval()
+    try:
+        with spliced(model, visit), torch.enable_grad():
+            feed(model, x, adj, attr)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return [_gain(modules) for modules in ran[1:]]
+
+
+def _gain(modules: Sequence[nn.Module]) -> float:
+    norms = [float(torch.linalg.matrix_norm(m.weight.detach().double(), ord=2)) for m in modules]  # type: ignore[arg-type]
+    if len(norms) == 1:
+        return norms[0]
+    return float(torch.tensor([1 + n for n in norms]).prod()) if norms else 1.0
