@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphscale.kernels.layout import count_loops, row_totals, transpose_entries
+from graphscale.kernels.layout import count_loops, looped, row_totals, transpose_entries
 
 _INT32_MAX = 2**31 - 1
 
@@ -125,6 +125,10 @@ class Csr:
 
     def with_diagonal(self) -> Csr:
         """The pattern of the same square matrix with exactly one entry a row on the diagonal, the row's last."""
+        if self.device.type == "cpu":
+            loops = count_loops(self.indptr.numpy(), self.indices.numpy())
+            arrays = looped(self.indptr.numpy(), self.indices.numpy(), loops)
+            return Csr(torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1]), None, self.num_cols, self.symmetric)
         rest = replace(self, values=None).without_loops()
         row, count = rest.row_of, torch.arange(rest.num_rows + 1, device=self.device)
         place = torch.arange(rest.num_entries, device=self.device) + row

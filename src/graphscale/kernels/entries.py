@@ -154,7 +154,7 @@ class _OfRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, adj: Csr) -> Tensor:
         ctx.adj = adj
-        return values[adj.row_of]
+        return values.index_select(0, adj.row_of)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -165,7 +165,7 @@ class _OfColumns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, adj: Csr) -> Tensor:
         ctx.adj = adj
-        return values[adj.indices]
+        return values.index_select(0, adj.indices)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
