@@ -41,8 +41,8 @@ def gains(model: nn.Module, feed: Feed, x: Tensor, adj: Csr, attr: Tensor | None
     One linear layer's k2 is its largest singular value. Of several, serial or side by side, the product of
     (1 + value) is one. Activations are taken as 1-Lipschitz.
     """
-    linear = [m for m in model.modules() if isinstance(getattr(m, "weight", None), Tensor) and m.weight.dim() == 2]
-    if sum(m.weight.numel() for m in linear) < sum(p.numel() for p in model.parameters() if p.dim() > 1):
+    linear = [m for m in model.modules() if _matrix(m) is not None]
+    if sum(_weight(m).numel() for m in linear) < sum(p.numel() for p in model.parameters() if p.dim() > 1):
         return None
     ran: list[list[nn.Module]] = [[]]
     handles = [m.register_forward_hook(lambda module, *_: ran[-1].append(module)) for m in linear]
@@ -63,8 +63,19 @@ def gains(model: nn.Module, feed: Feed, x: Tensor, adj: Csr, attr: Tensor | None
     return [_gain(modules) for modules in ran[1:]]
 
 
+def _matrix(module: nn.Module) -> Tensor | None:
+    weight = getattr(module, "weight", None)
+    return weight if isinstance(weight, Tensor) and weight.dim() == 2 else None
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight = _matrix(module)
+    assert weight is not None
+    return weight.detach().double()
+
+
 def _gain(modules: Sequence[nn.Module]) -> float:
-    norms = [float(torch.linalg.matrix_norm(m.weight.detach().double(), ord=2)) for m in modules]  # type: ignore[arg-type]
+    norms = [float(torch.linalg.matrix_norm(_weight(m), ord=2)) for m in modules]
     if len(norms) == 1:
         return norms[0]
     return float(torch.tensor([1 + n for n in norms]).prod()) if norms else 1.0
