@@ -19,7 +19,7 @@ from graphscale.nn.static import ClusterGCN
 from graphscale.nn.stock import Feed
 
 _ONE_PASS = 3 << 29  # bytes that a pass over the whole graph may take on a CPU
-_ENTRIES = 1 << 20  # of a tile
+_ENTRIES = 1 << 19  # of a tile
 
 
 class Outputs(NamedTuple):
