@@ -210,7 +210,8 @@ run.model.train()
 nodes, steps = 0, 0
 with probe.PeakMemory(0.002) as memory:
     before = probe.anon_mb()
-    batches = ahead(itertools.islice(run.batches.epoch(0), 12), 2)
+    epochs = itertools.chain.from_iterable(run.batches.epoch(i) for i in itertools.count())
+    batches = ahead(itertools.islice(epochs, 12), 2)
     for step, batch in enumerate(announced(batches, lambda b: prefetch(run.tables, b.needs))):
         train_step(run, batch, step)
         nodes, steps = nodes + batch.num_nodes, steps + 1

@@ -168,7 +168,7 @@ def survived(work: Path, recipe: str, special: list[str]) -> tuple[int, int, int
 
     def story(name: str) -> list[tuple[Any, ...]]:
         text = (work / name / "metrics.jsonl").read_text().splitlines()
-        return [(r["epoch"], r["loss"], json.dumps(r["scores"])) for r in map(json.loads, text)]
+        return [(r["epoch"], r["loss"], json.dumps([r["scores"], r.get("measures")])) for r in map(json.loads, text)]
 
     same = sum(a == b for a, b in zip(story("whole"), story("killed"), strict=True))
     results = [json.loads((work / name / "result.json").read_text()) for name in ("whole", "killed")]

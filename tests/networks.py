@@ -62,6 +62,8 @@ MODELS = {
     "tag": lambda: Layers(pyg.TAGConv(5, 8, K=2), pyg.TAGConv(8, 3, K=1)),
     "sg": lambda: Layers(pyg.SGConv(5, 8, K=2), pyg.SGConv(8, 3)),
     "pna": lambda: pyg.PNA(5, 8, 3, 3, **PNA),
+    "pna, jumping knowledge": lambda: pyg.PNA(5, 8, 3, 3, jk="cat", **PNA),
+    "cluster gcn": lambda: Layers(pyg.ClusterGCNConv(5, 8), pyg.ClusterGCNConv(8, 8), pyg.ClusterGCNConv(8, 3)),
     "transformer": lambda: Layers(pyg.TransformerConv(5, 4, heads=2), pyg.TransformerConv(8, 3)),
     "widths that differ": lambda: Layers(pyg.GCNConv(5, 16), pyg.SAGEConv(16, 4), pyg.GATConv(4, 3)),
 }

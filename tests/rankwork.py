@@ -62,9 +62,7 @@ def build_gas(world, *, lmc):
     feed, _ = Feed.of(model, graph)
     widths, filled = attach(model, feed, graph)
     kept = {TABLE: widths, GRADIENTS: widths[:-1]} if lmc else {TABLE: widths[:-1]}
-    apply = (
-        with_compensation(model, feed, widths, Mix(0.4, "linear")) if lmc else with_history(model, feed, widths[:-1])
-    )
+    apply = with_compensation(model, feed, widths, Mix(0.4, "linear")) if lmc else with_history(model, feed, widths)
     return Run(
         model=model,
         batches=ClusterBatches(graph, 1, world=world, halo=list(kept), filled=filled, inner=lmc),

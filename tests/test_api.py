@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch_geometric.data import Data
-from torch_geometric.nn import GCN
+from torch_geometric.nn import GCN, GraphSAGE
 
 import graphscale
 from graphscale import (
@@ -192,6 +192,24 @@ def test_histories_of_a_stock_model_become_exact(tmp_path):
         for batch in histories.epoch(epoch):
             found[histories.batches.graph.node_id[batch.n_id[: batch.num_roots]]] = histories(batch).detach()
     torch.testing.assert_close(found, histories.exact(), rtol=1e-4, atol=1e-4)
+
+
+def test_logits_without_gradients_are_those_with():
+    data = to_pyg(load_graph("planted:300"))
+    histories = with_history(GCN(data.num_features, 16, 3, 8), data, 4)
+    histories.model.eval()
+    batch = next(histories.epoch(0))
+    with torch.no_grad():
+        without = histories(batch)
+    assert not without.requires_grad
+    torch.testing.assert_close(without, histories(batch).detach())
+
+
+def test_what_a_model_leaves_unused_is_said():
+    data = to_pyg(load_graph("planted:300"))
+    data.edge_weight = torch.rand(data.edge_index.shape[1])
+    with pytest.warns(UserWarning, match="edge weights are not used"):
+        with_history(GraphSAGE(data.num_features, 16, 2, 8), data, 4)
 
 
 def test_histories_on_disk_and_in_half_precision():

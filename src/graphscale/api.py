@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from graphscale.nn.exact import outputs
 from graphscale.nn.history import TABLE, attach
 from graphscale.nn.history import with_history as attached
 from graphscale.nn.stock import Feed
+from graphscale.nodes import demand_pairs
 from graphscale.partitioning import Method, partition
 from graphscale.step import Apply
 from graphscale.tables.history import History
@@ -117,10 +119,13 @@ def with_history(
         InputError: where the data is no sound graph, or the model cannot be exact with histories.
     """
     graph = from_pyg(data, splits=("train",))
-    feed, _ = Feed.of(model, graph)
+    feed, notes = Feed.of(model, graph)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     widths, filled = attach(model, feed, graph)
     cut = partition(graph, num_parts, method=method, seed=seed).apply(graph)
     device = next(model.parameters()).device
     table = History(graph.num_nodes, sum(widths[:-1]), dtype=dtype, disk=disk, device=device)
     batches = ClusterBatches(cut, parts_per_batch, seed=seed, halo=[TABLE], filled=filled)
-    return Histories(model, graph, batches, table, feed, attached(model, feed, widths[:-1]))
+    demand_pairs(model, batches.smallest)
+    return Histories(model, graph, batches, table, feed, attached(model, feed, widths))

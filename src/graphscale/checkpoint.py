@@ -42,11 +42,12 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
         torch.save(dict(state), file)
 
 
-def load(path: Path, *, needs: tuple[str, ...] = ()) -> dict[str, Any]:
+def load(path: Path, *, needs: tuple[str, ...] = (), mapped: bool = False) -> dict[str, Any]:
     """What ``save`` wrote, on the CPU.
 
     Args:
         needs: keys that it must have.
+        mapped: tensors are pages of the file, for state that may be larger than memory.
 
     Raises:
         InputError: where the file is missing, damaged, holds anything but plain data, or lacks a key.
@@ -57,7 +58,7 @@ def load(path: Path, *, needs: tuple[str, ...] = ()) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # torch does not look: it would load weights with a flipped bit
                 raise zipfile.BadZipFile("a checksum does not match")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (
         zipfile.BadZipFile, zlib.error, UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError,
     ) as error:  # fmt: skip

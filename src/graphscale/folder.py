@@ -205,7 +205,7 @@ def restore(path: Path, run: Run) -> Log:
     if not there:
         return Log()
     try:
-        state = checkpoint.load(there[-1], needs=("log", "slots", "tables"))
+        state = checkpoint.load(there[-1], needs=("log", "slots", "tables"), mapped=True)
     except InputError as error:
         if len(there) == 1:
             raise

@@ -33,6 +33,8 @@ class Taps(NamedTuple):
 
     def gradients(self) -> Write:
         """The write; zeros where no gradient reached a leaf."""
+        if not self.leaves:
+            return Write(self.ids, torch.empty(self.ids.numel(), 0))
         rows = [torch.zeros_like(t) if t.grad is None else t.grad for t in self.leaves]
         return Write(self.ids, torch.cat([row.flatten(1) for row in rows], dim=1))
 

@@ -126,7 +126,7 @@ def test_gas_and_fresh_rows_alone_are_further_away():
     for epoch in range(8):
         run.sweep(epoch)
     kept = run.widths[:-1]
-    gas = node_loss(with_history(run.model, run.feed, kept))
+    gas = node_loss(with_history(run.model, run.feed, run.widths))
     table = History(run.graph.num_nodes, sum(kept), dtype=torch.float64)
     table.rows.copy_(run.tables[TABLE].rows[:, : sum(kept)])
     run.model.zero_grad()

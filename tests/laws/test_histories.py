@@ -39,7 +39,7 @@ class Trained:
         self.widths = widths[:-1]
         self.tables = {TABLE: History(self.graph.num_nodes, sum(self.widths), dtype=torch.float64)}
         self.batches = ClusterBatches(self.graph, 2, seed=0, halo=[TABLE], filled=filled)
-        self.apply = with_history(self.model, self.feed, self.widths)
+        self.apply = with_history(self.model, self.feed, widths)
 
     def forward(self, batch):
         rows = fetch(self.tables, batch.needs)

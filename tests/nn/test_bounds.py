@@ -7,8 +7,11 @@ import torch
 import torch_geometric.nn as pyg
 from graphs import random_graph
 
+from graphscale import configure
+from graphscale.loop import fetch
 from graphscale.nn.bounds import deltas, gains
 from graphscale.nn.stock import Feed, toy
+from graphscale.recipes import gas
 
 
 def test_by_hand():
@@ -56,3 +59,35 @@ def test_errors_of_a_mean_stay_below_it():
     norms = [float(torch.linalg.matrix_norm(w, 2)) for w in weights]
     for found, bound in zip(furthest[1:], deltas(errors[:-1], norms[1:]), strict=True):
         assert 0 < found <= bound
+
+
+def test_norms_skips_sums_and_compensation_have_none():
+    graph = random_graph()
+    for model in (
+        pyg.GCN(5, 8, 2, 3, norm="layer_norm"),
+        pyg.GCN(5, 8, 2, 3, jk="cat"),
+        pyg.GIN(5, 8, 2, 3),
+        pyg.PNA(5, 8, 2, 3, aggregators=["mean"], scalers=["identity"], deg=torch.tensor([0, 1, 2])),
+    ):
+        feed, _ = Feed.of(model.double(), graph)
+        assert gains(model, feed, *toy(model, graph, 9, 30)) is None
+
+
+def test_outputs_of_a_run_stay_below_what_it_reports():
+    config = configure("gas", data="planted:300", num_parts=6, parts_per_batch=2, hidden=8, layers=4, model="sage",
+                       layer_norm=False, staleness=300)  # fmt: skip
+    run = gas.build(config, gas.read(config), 0)
+    table, graph = run.tables["history"], run.batches.graph
+    run.ends.refresh = True
+    run.ends(True)
+    run.ends.refresh = False
+    exact = run.ends.logits()
+    table.rows += 0.01 * torch.randn(table.rows.shape, generator=torch.Generator().manual_seed(0))
+    bound = run.ends(True)["history_bound"]
+    run.model.eval()
+    slot, furthest = run.sync.slots()[0], 0.0
+    for batch in run.batches.epoch(0):
+        outcome = slot.objective({**slot.params(), **fetch(run.tables, batch.needs)}, batch)
+        nodes = batch.n_id[: batch.num_roots][batch.mask]
+        furthest = max(furthest, float((outcome.scores["logits"] - exact[nodes]).norm(dim=1).max()))
+    assert graph.num_nodes == 300 and 0 < furthest <= bound

@@ -18,7 +18,7 @@ def run(model, noise):
     feed, _ = Feed.of(model.eval(), graph, faster=False)
     widths, filled = attach(model, feed, graph)
     (batch,) = ClusterBatches(graph, 1, halo=[TABLE], filled=filled).epoch(0)  # one cluster: no halo
-    apply = with_history(model.train(), feed, widths[:-1], noise=noise)
+    apply = with_history(model.train(), feed, widths, noise=noise)
     return graph, batch, apply, {"rows." + TABLE: torch.zeros(0, sum(widths[:-1]), dtype=torch.float64)}
 
 

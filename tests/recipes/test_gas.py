@@ -21,7 +21,7 @@ def trained(out, **settings):
 
 def story(out):
     lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-    return [(line["epoch"], line["loss"], line["scores"]) for line in lines]
+    return [(line["epoch"], line["loss"], line["scores"], line["measures"]) for line in lines]
 
 
 def test_it_learns_and_its_scores_are_the_full_batchs(tmp_path):
@@ -69,8 +69,10 @@ def test_staleness_is_measured_and_refreshing_ends_it(tmp_path):
     trained(tmp_path / "epoch", refresh="epoch", **settings)
     refreshed = lines(tmp_path / "epoch")[-1]["measures"]
     assert 0 < refreshed["history_age"] < lines(tmp_path / "never")[-1]["measures"]["history_age"]
-    assert story(tmp_path / "never")[0] == story(tmp_path / "epoch")[0]  # the first epoch had nothing to refresh
-    assert story(tmp_path / "never")[1] != story(tmp_path / "epoch")[1]
+    assert (
+        story(tmp_path / "never")[0][:3] == story(tmp_path / "epoch")[0][:3]
+    )  # the first epoch had nothing to refresh
+    assert story(tmp_path / "never")[1][1] != story(tmp_path / "epoch")[1][1]
 
 
 def test_refreshed_histories_are_exact():
@@ -114,6 +116,49 @@ def test_compensated_training(tmp_path, model, settings):
     again = {"epochs": 20, "lr": 0.02, "dropout": 0.0, "model": model, "histories": "disk", "resume": True, **settings}
     session.train("gas", configure("gas", **{**SETTINGS, "out": tmp_path / "cut", **again}))
     assert story(tmp_path / "run") == story(tmp_path / "cut")
+
+
+def test_one_layer_has_no_gradient_to_compensate(tmp_path):
+    result = trained(tmp_path / "run", layers=1, compensation="lmc", epochs=3, dropout=0.0)
+    assert result["epochs"] == 3
+
+
+def test_float16_says_that_it_ends():
+    config = configure("gas", **{**SETTINGS, "history_dtype": "float16"})
+    table = gas.build(config, gas.read(config), 0).tables["history"]
+    with pytest.raises(InputError, match="float16, which ends at 65,504"):
+        table.write(torch.arange(2), torch.full((2, table.dim), 1e6))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"compensation": "lmc", "refresh": "epoch"}, "Leave out one"),
+        ({"beta": 0.7}, "are of LMC"),
+        ({"score": "sine"}, "are of LMC"),
+        ({"lipschitz_noise": float("inf")}, "finite"),
+        ({"beta": 1.5, "compensation": "lmc"}, "between|lie in"),
+        ({"decays": "convs"}, "part=number"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, told):
+    with pytest.raises(InputError, match=told):
+        GASConfig(**settings)
+
+
+def test_a_part_of_a_name_that_no_parameter_has_is_refused():
+    config = configure("gas", **{**SETTINGS, "decays": "conv5=0.1"})
+    with pytest.raises(InputError, match="'conv5', which is in no parameter"):
+        gas.build(config, gas.read(config), 0)
+
+
+def test_decays_go_to_the_parameters_they_name():
+    config = configure("gas", **{**SETTINGS, "weight_decay": 0.5, "decays": "convs=0.1, convs.0.lin=0", "layers": 2})
+    run = gas.build(config, gas.read(config), 0)
+    names = {p: name for name, p in run.model.named_parameters()}
+    groups = run.sync.slots()[0].optimiser.param_groups
+    decay = {names[p]: group["weight_decay"] for group in groups for p in group["params"]}
+    assert decay["convs.0.lin.weight"] == 0 and decay["convs.0.bias"] == decay["convs.1.lin.weight"] == 0.1
 
 
 def test_the_regulariser_shrinks_errors_of_histories(tmp_path):

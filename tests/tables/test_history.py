@@ -38,9 +38,12 @@ def test_rows_that_a_write_overtakes_are_read_again():
 
 def test_a_thread_gathers_what_is_announced(monkeypatch):
     table, ids, seen = History(50, 4), torch.arange(10), []
-    monkeypatch.setattr(
-        "graphscale.tables.history.moved", lambda rows, device: (seen.append(threading.current_thread()), Now(rows))[1]
-    )
+
+    def gathered(table, ids, device):
+        seen.append(threading.current_thread())
+        return Now(table[ids])
+
+    monkeypatch.setattr("graphscale.tables.history.gathered", gathered)
     table.prefetch(ids)
     table.read(ids)
     table.read(ids)  # nothing was announced this time

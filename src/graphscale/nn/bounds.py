@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from graphscale.csr import Csr
 from graphscale.nn.splice import spliced
 from graphscale.nn.stock import Feed
+from graphscale.nn.zoo import APPNPNet
 
 
 def deltas(errors: Sequence[float], gains: Sequence[float], neighbours: float = 1.0) -> list[float]:
@@ -36,14 +37,14 @@ def deltas(errors: Sequence[float], gains: Sequence[float], neighbours: float = 
 
 
 def gains(model: nn.Module, feed: Feed, x: Tensor, adj: Csr, attr: Tensor | None) -> list[float] | None:
-    """k2 between every propagation and the next, or the logits; None where weights lie outside of linear layers.
+    """k2 between every propagation and the next, the last one's of the logits; None where the recursion does not hold.
 
-    One linear layer's k2 is its largest singular value. Of several, serial or side by side, the product of
-    (1 + value) is one. Activations are taken as 1-Lipschitz.
+    It holds for chains of means or of weights of GCN: ``known``. One linear layer's k2 is its largest singular
+    value; of several, serial or side by side, the product of (1 + value) is one. Activations are 1-Lipschitz.
     """
-    linear = [m for m in model.modules() if _matrix(m) is not None]
-    if sum(_weight(m).numel() for m in linear) < sum(p.numel() for p in model.parameters() if p.dim() > 1):
+    if not known(model):
         return None
+    linear = [m for m in model.modules() if _matrix(m) is not None]
     ran: list[list[nn.Module]] = [[]]
     handles = [m.register_forward_hook(lambda module, *_: ran[-1].append(module)) for m in linear]
 
@@ -61,6 +62,29 @@ def gains(model: nn.Module, feed: Feed, x: Tensor, adj: Csr, attr: Tensor | None
         for handle in handles:
             handle.remove()
     return [_gain(modules) for modules in ran[1:]]
+
+
+def known(model: nn.Module) -> bool:
+    """Whether every layer is one that the recursion is about: no norm, no skip, no sum, maximum or attention."""
+    from torch_geometric.nn import APPNP, GCNConv, MessagePassing, SAGEConv, SGConv
+    from torch_geometric.nn.models.basic_gnn import BasicGNN
+
+    kinds = (nn.Linear, nn.Dropout, nn.Identity, nn.ReLU, nn.ELU, nn.ModuleList, BasicGNN, APPNPNet)
+    for module in model.modules():
+        if isinstance(module, BasicGNN) and (module.norm is not None or module.jk_mode is not None):
+            return False
+        if isinstance(module, MessagePassing):
+            mean = isinstance(module, SAGEConv) and module.aggr == "mean" and not (module.normalize or module.project)
+            if not (mean or isinstance(module, GCNConv | SGConv | APPNP)):
+                return False
+        elif not isinstance(module, kinds) and type(module).__name__ not in (
+            "Linear",
+            "MeanAggregation",
+            "SumAggregation",
+            "TrimToLayer",
+        ):
+            return False
+    return True
 
 
 def _matrix(module: nn.Module) -> Tensor | None:

@@ -68,8 +68,7 @@ def _stock(
     model: nn.Module, feed: Feed, graph: Graph, device: torch.device, hidden: bool, seen: Rows | None
 ) -> Outputs:
     note = ""
-    kept = 1 if seen is None else 3  # a pass with gradients keeps what it makes
-    if kept * _pass_bytes(model, feed, graph) > _budget(device):
+    if _pass_bytes(model, feed, graph) > _budget(device):
         way = tiles.way(model, feed, graph)
         if way != "whole":
             logits, found = tiles.in_tiles(
@@ -83,6 +82,7 @@ def _stock(
     def visit(number: int, out: Tensor) -> Tensor:
         if seen is not None:
             seen(number, 0, graph.num_nodes, out.detach().flatten(1).cpu())
+            return out.detach().requires_grad_(out.requires_grad)  # what came before need not be kept for gradients
         return out
 
     with last_input(model) as last, spliced(model, visit):

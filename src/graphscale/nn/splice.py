@@ -29,7 +29,9 @@ def spliced(model: nn.Module, visit: Visit) -> Iterator[None]:
     """For one forward pass: ``visit`` sees, and may replace, what every propagation of ``model`` gives."""
     numbers = itertools.count()
 
-    def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    def hook(module: nn.Module, inputs: Any, output: Any) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise ValueError(f"a propagation of {type(module).__name__} gives no single tensor of rows")
         return visit(next(numbers), output)
 
     handles = [layer.register_propagate_forward_hook(hook) for layer in _layers(model)]

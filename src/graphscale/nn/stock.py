@@ -30,6 +30,7 @@ from graphscale.errors import InputError, first_sentence
 from graphscale.graph import Graph, take_rows
 from graphscale.kernels.shared import sparse_tensor
 from graphscale.nn.fast_dropout import FastDropout
+from graphscale.nn.trial import on_trial
 
 View = Literal["edge_index", "adj_t", "block"]
 STOCK = ("gcn", "sage", "gat", "gin", "pna", "appnp", "gcnii")
@@ -253,7 +254,7 @@ def _gradients(model: nn.Module, feed: Feed, graph: Graph) -> list[Tensor]:
 
 
 def _gradients_in(dtype: torch.dtype | None, model: nn.Module, feed: Feed, graph: Graph) -> list[Tensor]:
-    trial = copy.deepcopy(model).eval().to(dtype=dtype)
+    trial = on_trial(model, dtype=dtype)
     x, adj, attr = toy(model, graph, 30, 120)
     if dtype is not None:
         x, attr = (t.to(dtype) if t is not None and t.is_floating_point() else t for t in (x, attr))  # type: ignore[assignment]

@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from graphscale import scratch
 from graphscale.csr import Csr
 from graphscale.graph import Graph, take_rows
+from graphscale.nn.fast_dropout import NoChance
 from graphscale.nn.splice import Rows, last_input, spliced
 from graphscale.nn.stock import Feed, toy
+from graphscale.nn.trial import TRIED, alike, on_trial
 from graphscale.reach import Reach
 
 Way = Literal["bare", "degrees", "whole"]  # "degrees": rows of the halo are filled, for code that counts them
@@ -79,20 +81,38 @@ def tiles(adj: Csr, *, rows: int, entries: int, degrees: bool) -> Iterator[Tile]
         start, size = stop, min(most, 2 * size)
 
 
-def way(model: nn.Module, feed: Feed, graph: Graph) -> Way:
-    """How a model's outputs may be computed: in bare tiles, in tiles with degrees, or only all at once."""
-    x, adj, attr = toy(model, graph, 24, 70)
-    small = _toy_graph(graph, x, adj, attr)
-    with torch.no_grad():
-        expected = feed(model, x, adj, attr)
+def way(model: nn.Module, feed: Feed, graph: Graph, *, training: bool = False) -> Way:
+    """How a model's outputs may be computed: in bare tiles, in tiles with degrees, or only all at once.
+
+    Args:
+        training: whether what training alone reaches must be so too.
+    """
     for degrees in (False, True):
-        try:
-            logits, _ = in_tiles(model, feed, small, device=x.device, rows=7, entries=10**6, degrees=degrees)
-        except (RuntimeError, ValueError, IndexError, TypeError):
-            continue
-        if torch.allclose(logits.to(expected), expected, rtol=1e-4, atol=1e-5):
+        if all(_in_tiles_too(model, feed, graph, mode, degrees) for mode in ((False, True) if training else (False,))):
             return "degrees" if degrees else "bare"
     return "whole"
+
+
+def _in_tiles_too(model: nn.Module, feed: Feed, graph: Graph, training: bool, degrees: bool) -> bool:
+    """Whether a copy of the model gives in tiles of a toy graph what it gives on the whole; in float64 where it can."""
+    for dtype in (torch.float64, None):
+        trial = on_trial(model, training=training, dtype=dtype)
+        x, adj, attr = toy(trial, graph, 24, 70)
+        if dtype is not None:
+            x, attr = (t.to(dtype) if t is not None and t.is_floating_point() else t for t in (x, attr))  # type: ignore[assignment]
+        try:
+            with torch.no_grad(), NoChance():
+                expected = feed(trial, x, adj, attr)
+        except TRIED:
+            continue  # somebody's own code may make float32 of its own
+        small = _toy_graph(graph, x, adj, attr)
+        try:
+            with NoChance():
+                logits, _ = in_tiles(trial, feed, small, device=x.device, rows=7, entries=10**6, degrees=degrees)
+        except TRIED:
+            return False
+        return alike(logits.to(expected), expected)
+    return False
 
 
 def _toy_graph(graph: Graph, x: Tensor, adj: Csr, attr: Tensor | None) -> Graph:
@@ -162,7 +182,8 @@ class _Sweep:
                     self.seen(number, tile.start, tile.stop, self.tables[number][tile.start : tile.stop])
                 raise _Reached
             rows = self.tables[number][tile.halo].to(out).view(-1, *out.shape[1:])
-            return torch.cat([out[:roots], rows])
+            # What came before need not be kept for gradients, where there are any.
+            return torch.cat([out.detach()[:roots], rows]).requires_grad_(out.requires_grad)
 
         graph, device = self.graph, self.device
         x = take_rows(graph.x, tile.n_id)

@@ -17,6 +17,7 @@ evaluation writes nothing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,6 +32,10 @@ from graphscale.node_runs import scores as scores
 if TYPE_CHECKING:
     from graphscale.data.transform import Views
     from graphscale.run import Run
+
+
+_BETA = 0.4
+_SCORE: Literal["linear"] = "linear"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +56,9 @@ class GASConfig(NodeConfig):
     """How histories are stored."""
     compensation: Literal["none", "lmc"] = "none"
     """lmc: the gradients that nodes outside a batch would send back come from histories too (LMC, ICLR 2023)."""
-    beta: float = 0.4
+    beta: float = _BETA
     """beta of LMC: how much of the halo's rows is computed in the batch rather than read, times --score."""
-    score: Literal["linear", "constant", "concave", "convex", "sine"] = "linear"
+    score: Literal["linear", "constant", "concave", "convex", "sine"] = _SCORE
     """How beta depends on the share of a halo node's neighbours that a batch has."""
     lipschitz: float = 0.0
     """Weight of the regulariser that keeps errors of histories small (GAS, section 3); 0 leaves it out."""
@@ -69,6 +74,14 @@ class GASConfig(NodeConfig):
         self.demand(("num_parts", "parts_per_batch"), lambda v: v > 0, "must be above 0")
         self.demand(("staleness",), lambda v: v >= 0, "cannot be negative")
         self.demand(("lipschitz", "lipschitz_noise"), lambda v: v >= 0, "cannot be negative")
+        self.demand(("lipschitz", "lipschitz_noise"), lambda v: v < math.inf, "must be finite")
+        if self.compensation == "lmc" and self.refresh == "epoch":
+            raise InputError(
+                "--refresh epoch makes histories of embeddings exact, and LMC's of gradients would need a backward pass"
+                " over the whole graph. Leave out one of --refresh epoch and --compensation lmc."
+            )
+        if self.compensation == "none" and (self.beta, self.score) != (_BETA, _SCORE):
+            raise InputError("--beta and --score are of LMC. Add --compensation lmc, or leave them out.")
         if self.lipschitz and self.compensation == "lmc":
             raise InputError(
                 "--lipschitz bounds errors that the last layers alone correct, and its second pass would tap the"
@@ -120,9 +133,9 @@ def build(config: GASConfig, views: Views, seed: int) -> Run:
         demand_exact(model, feed, graph, widths)
         apply = with_compensation(model, feed, widths, Mix(config.beta, config.score), bf16=bf16)
     else:
-        widths = widths[:-1]
         noise = Noise(config.lipschitz, config.lipschitz_noise) if config.lipschitz else None
         apply = with_history(model, feed, widths, bf16=bf16, noise=noise)
+        widths = widths[:-1]
 
     def rows(width: int) -> History:
         dtype, disk = getattr(torch, config.history_dtype), config.histories == "disk"
@@ -133,6 +146,7 @@ def build(config: GASConfig, views: Views, seed: int) -> Run:
     ends = Histories(
         model, feed, graph, table, widths,
         device=device, world=world, refresh=config.refresh == "epoch", sample=config.staleness, seed=seed,
+        bounded=not lmc,
     )  # fmt: skip
     batches = ClusterBatches(graph, q, seed=seed, world=world, halo=list(tables), filled=filled, inner=lmc)
     nodes.demand_pairs(model, batches.smallest)

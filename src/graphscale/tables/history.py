@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from graphscale import scratch
-from graphscale.tables.pins import Moved, moved, pinned
+from graphscale.errors import InputError
+from graphscale.tables.pins import Moved, gathered
 from graphscale.world import World
 
 
@@ -47,7 +48,7 @@ class History:
         self.share = -(-num_rows // self.world.size)  # rows a rank
         self.first = min(num_rows, self.share * self.world.rank)
         own = min(self.share, num_rows - self.first)
-        zeros = scratch.zeros_on_disk if disk else pinned(torch.zeros, self.device)
+        zeros = scratch.zeros_on_disk if disk else torch.zeros
         self.rows = zeros(own, dim, dtype=dtype)  # those of this rank
         self.written = torch.zeros(own, dtype=torch.int32)  # [own] writes that were complete when a row was computed
         self.writes = 0
@@ -66,7 +67,7 @@ class History:
         self._meter(ids)
         pull, self._pull = self._pull, None
         if pull is None or pull.ids is not ids:
-            return moved(self.rows.index_select(0, ids), self.device).here()
+            return gathered(self.rows, ids, self.device).here()
         rows = pull.rows.result().here()
         if self.writes > pull.since:  # the thread may have read these before, or while, they were written
             late = (self.written.index_select(0, ids) >= pull.since).nonzero().flatten()
@@ -81,6 +82,11 @@ class History:
     def write(self, ids: Tensor, values: Tensor, time: Tensor | None = None) -> None:
         """Overwrite rows ``ids`` by ``values``; ``time`` has no meaning here and is ignored."""
         ids, values = ids.cpu(), values.detach().to(self.rows.dtype).cpu()
+        if self.rows.dtype == torch.float16 and not bool(values.isfinite().all()):
+            raise InputError(
+                "a row is no number in float16, which ends at 65,504. Keep histories in bfloat16 (--history-dtype), or"
+                " lower --lr if training diverges."
+            )
         if self.world.size > 1:
             order, counts = self._by_owner(ids)
             ids, values = ids[order], values[order]
@@ -120,7 +126,7 @@ class History:
             return
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="graphscale-pull")
-        pull = self._thread.submit(lambda: moved(self.rows.index_select(0, ids), self.device))
+        pull = self._thread.submit(gathered, self.rows, ids, self.device)
         self._pull = _Pull(ids, self.writes, pull)
 
     def flush(self) -> None:
@@ -150,6 +156,7 @@ class History:
             "rows": self._at_first(self.rows),
             "written": self._at_first(self.written),
             "writes": torch.tensor(self.writes),
+            "ages": torch.tensor(self.world.totals(*self.ages), dtype=torch.float64),
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -165,6 +172,7 @@ class History:
         self.rows.copy_(state["rows"][own])
         self.written.copy_(state["written"][own])
         self.writes = int(state["writes"])
+        self.ages = state["ages"].tolist() if self.world.leads else [0.0, 0.0]  # of all ranks
 
     def _asked(self, ids: Tensor, *, metered: bool) -> Tensor:
         """Rows of any ranks: each is asked for those that it holds."""

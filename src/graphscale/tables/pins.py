@@ -5,7 +5,6 @@ On a CPU nothing has to move.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,20 +28,18 @@ class Moved:
         return self.rows
 
 
-def moved(rows: Tensor, device: torch.device) -> Moved:
-    """Begin to copy rows of the host to ``device``."""
+def gathered(table: Tensor, ids: Tensor, device: torch.device) -> Moved:
+    """Begin to copy rows ``ids`` of a table of the host to ``device``."""
     if device.type != "cuda":
-        return Moved(rows)
+        return Moved(table.index_select(0, ids))
     if device not in _STREAMS:
         _STREAMS[device] = torch.cuda.Stream(device)
     stream = _STREAMS[device]
+    # The rows are page-locked, not the table: it may be a file, or most of the memory.
+    rows = torch.empty(ids.numel(), table.shape[1], dtype=table.dtype, pin_memory=True)
+    torch.index_select(table, 0, ids, out=rows)
     with torch.cuda.stream(stream):
-        there = rows.pin_memory().to(device, non_blocking=True)
+        there = rows.to(device, non_blocking=True)
         event = torch.cuda.Event()
         event.record(stream)
     return Moved(there, event)
-
-
-def pinned(make: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
-    """``make``, in page-locked memory where a CUDA device reads it."""
-    return make if device.type != "cuda" else lambda *shape, **options: make(*shape, **options, pin_memory=True)

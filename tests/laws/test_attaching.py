@@ -1,0 +1,128 @@
+"""What must be refused before it trains on something that is not what it claims; each was accepted once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torch_geometric.nn as pyg
+from graphs import random_graph
+from networks import MODELS, Layers
+from torch import nn
+from torch_geometric.utils import dropout_edge
+
+from graphscale.batches.cluster import ClusterBatches
+from graphscale.errors import InputError
+from graphscale.loop import fetch
+from graphscale.nn.compensation import demand_exact
+from graphscale.nn.fast_dropout import NoChance
+from graphscale.nn.history import TABLE, attach, with_history
+from graphscale.nn.stock import Feed
+from graphscale.tables.history import History
+
+
+class Dropping(nn.Module):
+    """Edges are dropped while it trains: PyG's layers then count a block's own entries."""
+
+    def __init__(self, p=0.2):
+        super().__init__()
+        self.convs, self.p = nn.ModuleList([pyg.GCNConv(5, 8), pyg.GCNConv(8, 3)]), p
+
+    def forward(self, x, edge_index):
+        edge_index, _ = dropout_edge(edge_index, self.p, training=self.training)
+        return self.convs[1](self.convs[0](x, edge_index).relu(), edge_index)
+
+
+class Spread(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.spread = nn.Linear(5, 3), pyg.APPNP(4, 0.1, dropout=0.3)
+
+    def forward(self, x, edge_index):
+        return self.spread(self.linear(x), edge_index)
+
+
+class Skipping(Layers):
+    """Stochastic depth."""
+
+    def forward(self, x, edge_index):
+        x = self.convs[0](x, edge_index).relu()
+        if not self.training:
+            x = self.convs[1](x, edge_index).relu()
+        return self.convs[2](x, edge_index)
+
+
+def made(model, *, zero_head=False, faster=True):
+    torch.manual_seed(0)
+    model = model.double().eval()
+    if zero_head:
+        for p in list(model.parameters())[-2:]:
+            nn.init.zeros_(p)
+    graph = random_graph()
+    feed, _ = Feed.of(model, graph, faster=faster)
+    return model, feed, graph
+
+
+def test_training_that_leaves_the_fast_path_is_refused():
+    model, feed, graph = made(Dropping())
+    with pytest.raises(InputError, match="widths .* in evaluation and .* in training"):
+        attach(model, feed, graph)
+
+
+@pytest.mark.parametrize(("make", "faster"), [(Dropping, False), (Spread, True)])
+def test_layers_that_count_edges_only_in_training_get_rows_of_the_right_length(make, faster):
+    model, feed, graph = made(make(), faster=faster)
+    widths, filled = attach(model, feed, graph)
+    assert filled
+    model.train()
+    (whole,) = ClusterBatches(graph, 1, halo=[TABLE], filled=True).epoch(0)  # one cluster: exact whatever is filled
+    table = History(60, sum(widths[:-1]), dtype=torch.float64)
+    apply = with_history(model, feed, widths)
+    with NoChance():
+        out = apply({**dict(model.named_parameters()), **fetch({TABLE: table}, whole.needs)}, whole)
+        torch.testing.assert_close(out.logits, feed(model, graph.x, graph.adj, None))
+    with pytest.raises(InputError, match="cannot be compensated"):
+        demand_exact(model, feed, graph, widths)
+
+
+@pytest.mark.parametrize("norm", [pyg.PairNorm(), pyg.InstanceNorm(8, track_running_stats=True)])
+@pytest.mark.parametrize("zero_head", [False, True])
+def test_norms_over_nodes_are_seen_whatever_the_head_is(norm, zero_head):
+    model, feed, graph = made(Layers(pyg.GCNConv(5, 8), pyg.GCNConv(8, 3), norm=norm), zero_head=zero_head)
+    with pytest.raises(InputError, match="mixes rows"):
+        attach(model, feed, graph)
+
+
+def test_statistics_of_the_batch_by_hand_are_seen():
+    class ByHand(Layers):
+        def forward(self, x, edge_index):
+            x = self.convs[0](x, edge_index)
+            x = F.batch_norm(x, torch.zeros(8).to(x), torch.ones(8).to(x), training=self.training)
+            return self.convs[1](x, edge_index)
+
+    model, feed, graph = made(ByHand(pyg.GCNConv(5, 8), pyg.GCNConv(8, 3)))
+    with pytest.raises(InputError, match="mixes rows"):
+        attach(model, feed, graph)
+
+
+def test_attention_is_refused_by_lmc_whatever_the_head_is():
+    model, feed, graph = made(MODELS["gat"](), zero_head=True)
+    widths, _ = attach(model, feed, graph)
+    with pytest.raises(InputError, match="cannot be compensated"):
+        demand_exact(model, feed, graph, widths)
+
+
+def test_batch_norm_over_edges_is_refused():
+    model, feed, graph = made(Layers(pyg.EdgeConv(pyg.MLP([10, 8, 8])), pyg.EdgeConv(pyg.MLP([16, 8, 3]))))
+    with pytest.raises(InputError, match="Normalise nodes, not edges"):
+        attach(model, feed, graph)
+
+
+def test_propagations_that_training_leaves_out_are_refused():
+    model, feed, graph = made(Skipping(pyg.GCNConv(5, 8), pyg.GCNConv(8, 8), pyg.GCNConv(8, 3)))
+    with pytest.raises(InputError, match="mixes rows|in evaluation and"):
+        widths, filled = attach(model, feed, graph)
+        model.train()
+        (batch,) = ClusterBatches(graph, 1, halo=[TABLE], filled=filled).epoch(0)
+        rows = {"rows." + TABLE: torch.zeros(0, sum(widths[:-1]), dtype=torch.float64)}
+        with_history(model, feed, widths)({**dict(model.named_parameters()), **rows}, batch)
