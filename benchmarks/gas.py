@@ -203,7 +203,7 @@ from graphscale.batches.ahead import ahead, announced
 from graphscale.loop import prefetch, train_step
 from graphscale.recipes import gas
 config = configure("gas", data=sys.argv[1], preset="none", model="gcn", hidden=128, layers=3, layer_norm=False,
-                   parts_per_batch=int(sys.argv[2]), histories="disk", staleness=0, dropout=0.5)
+                   parts_per_batch=int(sys.argv[2]), histories="disk", staleness=0, dropout=0.5, prefetch=0)
 views = gas.read(config)
 run = gas.build(config, views, 0)
 run.model.train()
@@ -211,7 +211,7 @@ nodes, steps = 0, 0
 with probe.PeakMemory(0.002) as memory:
     before = probe.anon_mb()
     epochs = itertools.chain.from_iterable(run.batches.epoch(i) for i in itertools.count())
-    batches = ahead(itertools.islice(epochs, 12), 2)
+    batches = ahead(itertools.islice(epochs, 12), run.prefetch)
     for step, batch in enumerate(announced(batches, lambda b: prefetch(run.tables, b.needs))):
         train_step(run, batch, step)
         nodes, steps = nodes + batch.num_nodes, steps + 1
@@ -220,7 +220,7 @@ print(json.dumps({"before": before, "peak": memory.peak_mb, "nodes": nodes / ste
 
 
 def memory(work: Path, repeats: int) -> Table:
-    """Peak anonymous memory of training steps (GCN 3 x 128, disk histories) at 20 clusters of 750 nodes a batch."""
+    """Peak anonymous memory of steps, GCN 3 x 128, disk histories, 20 clusters of 750 nodes a batch, none made ahead."""
     lines, rows, found = [], [], []
     for nodes in (75_000, 300_000, 1_200_000):
         place = work / f"near-{nodes}"

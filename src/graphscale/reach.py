@@ -21,8 +21,7 @@ class Reach:
     def __init__(self, adj: Csr) -> None:
         self.adj = adj
         self.place = torch.full((adj.num_rows,), -1, dtype=torch.int32)
-        counts = adj.indptr.diff().double()
-        self.degrees = torch.stack([counts, counts if adj.values is None else adj.degree()], dim=1)  # [N, 2]
+        self.weight = None if adj.values is None else adj.degree()  # [N] sums of a row's values
         # [N] the entry of every node's loop or -1; None where there are none
         self.loop = torch.from_numpy(loop_entries(adj.indptr.numpy(), adj.indices.numpy())) if adj.has_loops() else None
 
@@ -51,7 +50,12 @@ class Reach:
             indptr = torch.cat([indptr[:first], (ptr + indices.numel()).to(indptr.dtype)])
             indices, entry = torch.cat([indices, column]), torch.cat([entry, more])
         values = None if adj.values is None else adj.values[entry]
-        return n_id, Csr(indptr, indices, values, n_id.numel(), inner and adj.symmetric, self.degrees[n_id]), entry
+        return n_id, Csr(indptr, indices, values, n_id.numel(), inner and adj.symmetric, self._degrees(n_id)), entry
+
+    def _degrees(self, nodes: Tensor) -> Tensor:
+        """[n, 2] entries, and sum of values, of whole rows."""
+        counts = (self.adj.indptr[nodes + 1] - self.adj.indptr[nodes]).double()
+        return torch.stack([counts, counts if self.weight is None else self.weight[nodes]], dim=1)
 
     def _inside(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Entries among ``nodes``: indptr, local columns, places in the graph."""

@@ -65,7 +65,7 @@ class ClusterBatches:
         self.world = world or World()
         self.halo, self.filled, self.inner = halo, filled, inner
         self.reach = None if halo is None else Reach(graph.adj)
-        self.part_of = torch.repeat_interleave(torch.arange(self.num_parts, dtype=torch.int32), self.part_ptr.diff())
+        self._part_of: Tensor | None = None
 
     @property
     def smallest(self) -> int:
@@ -118,8 +118,11 @@ class ClusterBatches:
         if parts.numel() == self.num_parts:
             return adj, torch.arange(adj.num_entries) if self.graph.edge_attr is not None else parts
         want_entry = adj.values is not None or self.graph.edge_attr is not None
+        if self._part_of is None:  # [N], which blocks with a halo do without
+            numbers = torch.arange(self.num_parts, dtype=torch.int32)
+            self._part_of = torch.repeat_interleave(numbers, self.part_ptr.diff())
         arrays = induced_by_parts(
-            adj.indptr.numpy(), adj.indices.numpy(), self.part_ptr.numpy(), self.part_of.numpy(), parts.numpy(),
+            adj.indptr.numpy(), adj.indices.numpy(), self.part_ptr.numpy(), self._part_of.numpy(), parts.numpy(),
             want_entry,
         )  # fmt: skip
         indptr, indices, entry = (torch.from_numpy(a) for a in arrays)
