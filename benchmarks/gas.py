@@ -220,7 +220,7 @@ print(json.dumps({"before": before, "peak": memory.peak_mb, "nodes": nodes / ste
 
 
 def memory(work: Path, repeats: int) -> Table:
-    """Peak anonymous memory of steps, GCN 3 x 128, disk histories, 20 clusters of 750 nodes a batch, none made ahead."""
+    """Peak anonymous memory of steps: GCN 3 x 128, disk histories, 20 clusters of 750 nodes, none made ahead."""
     lines, rows, found = [], [], []
     for nodes in (75_000, 300_000, 1_200_000):
         place = work / f"near-{nodes}"
