@@ -77,12 +77,17 @@ _GCNII = {
 }  # fmt: skip
 
 _SMALL = (
-    _gas("cora", "cora", "gcn", (40, 10), "81.7 +- 0.6 over 10 seeds; full batch 81.3 +- 0.9; paper 82.29", clip=1.0, **_GCN),
-    _gas("cora-gat", "cora", "gat", (40, 10), "83.1 +- 0.5 over 5 seeds; full batch 82.5 +- 0.5; paper 83.32", clip=1.0, **_GAT),
-    _gas("cora-appnp", "cora", "appnp", (4, 2), "83.3 +- 0.4 over 5 seeds; full batch 83.2 +- 0.4; paper 83.19", **_APPNP),
+    _gas("cora", "cora", "gcn", (40, 10),
+         "81.7 +- 0.6 over 10 seeds; full batch 81.3 +- 0.9; paper 82.29", clip=1.0, **_GCN),
+    _gas("cora-gat", "cora", "gat", (40, 10),
+         "83.1 +- 0.5 over 5 seeds; full batch 82.5 +- 0.5; paper 83.32", clip=1.0, **_GAT),
+    _gas("cora-appnp", "cora", "appnp", (4, 2),
+         "83.3 +- 0.4 over 5 seeds; full batch 83.2 +- 0.4; paper 83.19", **_APPNP),
     _gas("cora-gcnii", "cora", "gcnii", (2, 1), "paper 85.52 +- 0.39", layers=64, hidden=64, dropout=0.6, **_GCNII),
-    _gas("citeseer", "citeseer", "gcn", (24, 8), "71.3 +- 0.8 over 10 seeds; full batch 70.9 +- 0.9; paper 71.18", **_GCN),
-    _gas("citeseer-gat", "citeseer", "gat", (24, 8), "71.5 +- 0.7 over 5 seeds; full batch 72.5 +- 1.1; paper 71.86", **_GAT),
+    _gas("citeseer", "citeseer", "gcn", (24, 8),
+         "71.3 +- 0.8 over 10 seeds; full batch 70.9 +- 0.9; paper 71.18", **_GCN),
+    _gas("citeseer-gat", "citeseer", "gat", (24, 8),
+         "71.5 +- 0.7 over 5 seeds; full batch 72.5 +- 1.1; paper 71.86", **_GAT),
     _gas("citeseer-appnp", "citeseer", "appnp", (24, 6), "paper 72.63 +- 0.82", clip=1.0, **_APPNP),
     _gas(
         "citeseer-gcnii", "citeseer", "gcnii", (40, 20), "paper 73.89 +- 0.48", clip=1.0, layers=32, hidden=256,
