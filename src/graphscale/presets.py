@@ -73,7 +73,7 @@ _APPNP = {
 }  # fmt: skip
 _GCNII = {
     "alpha": 0.1, "theta": 0.5, "lr": 0.01, "weight_decay": 5e-4, "decays": "convs=0.01", "epochs": 1000,
-    "patience": 100, "scaling": "row",
+    "scaling": "row",
 }  # fmt: skip
 
 _SMALL = (
