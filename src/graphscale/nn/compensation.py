@@ -28,7 +28,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from graphscale.batch import Batch
 from graphscale.csr import Csr, from_entries
@@ -133,25 +132,18 @@ def with_compensation(model: nn.Module, feed: Feed, widths: Sequence[int], mix: 
             taps.append(tap)
             return _Compensate.apply(out, tap, stale[:, place], gradients[:, place], share)  # type: ignore[no-untyped-call,no-any-return]
 
-        buffers = {name: value.clone() for name, value in model.named_buffers()}
-        weights = {f"model.{name}": value for name, value in params.items() if not name.startswith(ROWS)}
-        state = weights | {f"model.{name}": value for name, value in buffers.items()}
+        weights, buffers = call.state(params)
         with (
-            torch.autocast(batch.n_id.device.type, torch.bfloat16, enabled=bf16),
             spliced(model, visit),
             roots_only(model, r, learn=True),
             InBatchWeights(weights.values(), buffers.values(), rows=n, roots=r),
         ):
-            logits: Tensor = functional_call(call, state, (batch.x, batch.adj, batch.edge_attr))
+            logits = call.logits(weights, buffers, batch, bf16=bf16)
         seen.demand_all()
         nodes = batch.n_id[:r]
         writes = {TABLE: Write(nodes, own)}
-        return Forward(
-            logits.float() if bf16 else logits,
-            writes,
-            buffers if model.training else {},
-            {GRADIENTS: Taps(nodes, tuple(taps))},
-        )
+        tapped = {GRADIENTS: Taps(nodes, tuple(taps))}
+        return Forward(logits, writes, buffers if model.training else {}, tapped)
 
     return apply
 

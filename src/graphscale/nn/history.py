@@ -19,7 +19,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from graphscale import rng
 from graphscale.batch import Batch
@@ -182,21 +181,12 @@ def with_history(
                 given.append(out)
             return out
 
-        weights = {f"model.{name}": value for name, value in params.items() if not name.startswith(ROWS)}
-
         def passed(visit: Visit) -> tuple[Tensor, dict[str, Tensor]]:
-            buffers = {name: value.clone() for name, value in model.named_buffers()}
-            state = weights | {f"model.{name}": value for name, value in buffers.items()}
-            with (
-                # What a layer does first, product or sum, depends on gradients, and so what its history means.
-                torch.enable_grad(),
-                torch.autocast(batch.n_id.device.type, torch.bfloat16, enabled=bf16),
-                spliced(model, visit),
-                roots_only(model, r),
-            ):
-                logits: Tensor = functional_call(call, state, (batch.x, batch.adj, batch.edge_attr))
-            logits = logits if learns else logits.detach()
-            return logits.float() if bf16 else logits, buffers
+            weights, buffers = call.state(params)
+            # What a layer does first, product or sum, depends on gradients, and so what its history means.
+            with torch.enable_grad(), spliced(model, visit), roots_only(model, r):
+                logits = call.logits(weights, buffers, batch, bf16=bf16)
+            return logits if learns else logits.detach(), buffers
 
         noisy = noise is not None and model.training
         learns = torch.is_grad_enabled()

@@ -26,6 +26,18 @@ class Call(nn.Module):
             return logits
         return self.feed(self.model, x, adj, edge_attr)
 
+    def state(self, params: Params) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """(weights, copies of the buffers): modules update buffers in place, and the loop commits the copies."""
+        weights = {name: value for name, value in params.items() if not name.startswith(ROWS)}
+        return weights, {name: value.clone() for name, value in self.model.named_buffers()}
+
+    def logits(self, weights: Params, buffers: Params, batch: Batch, *, bf16: bool) -> Tensor:
+        """[n, C] in float32 where the pass runs under autocast to bfloat16, else in the model's type."""
+        state = {f"model.{name}": value for name, value in {**weights, **buffers}.items()}
+        with torch.autocast(batch.n_id.device.type, torch.bfloat16, enabled=bf16):
+            out: Tensor = functional_call(self, state, (batch.x, batch.adj, batch.edge_attr))
+        return out.float() if bf16 else out
+
 
 def plain(model: nn.Module, feed: Feed | None = None, *, bf16: bool = False) -> Apply:
     """``apply(params, batch)`` for a module: logits, no table writes, and the buffers it would update.
@@ -37,12 +49,7 @@ def plain(model: nn.Module, feed: Feed | None = None, *, bf16: bool = False) -> 
     call = Call(model, feed)
 
     def apply(params: Params, batch: Batch) -> Forward:
-        # Modules update buffers in place: they get copies, and the loop commits those.
-        buffers = {name: value.clone() for name, value in model.named_buffers()}
-        state = {f"model.{name}": value for name, value in params.items() if not name.startswith(ROWS)}
-        state |= {f"model.{name}": value for name, value in buffers.items()}
-        with torch.autocast(batch.n_id.device.type, torch.bfloat16, enabled=bf16):
-            logits: Tensor = functional_call(call, state, (batch.x, batch.adj, batch.edge_attr))
-        return Forward(logits.float() if bf16 else logits, {}, buffers if model.training else {})
+        weights, buffers = call.state(params)
+        return Forward(call.logits(weights, buffers, batch, bf16=bf16), {}, buffers if model.training else {})
 
     return apply
