@@ -15,7 +15,7 @@ from graphscale.data.transform import Views
 from graphscale.errors import InputError
 from graphscale.evaluation import Exact
 from graphscale.graph import Graph
-from graphscale.nn import stock
+from graphscale.nn import named
 from graphscale.nn.static import ClusterGCN, precompute
 from graphscale.nn.stock import Feed
 from graphscale.partitioning import Method, partition
@@ -132,7 +132,7 @@ def model_of(
         if config.model == "cluster_gcn":
             unused = ["cluster_gcn takes no edge_attr: edge attributes are not used"]
             return _house(config, graph), None, unused if graph.edge_attr is not None else []
-        model = stock.build(
+        model = named.build(
             config.model,
             graph,
             in_dim=graph.num_features,

@@ -6,7 +6,7 @@ from graphs import random_graph
 
 from graphscale.batches.neighbor import NeighborBatches
 from graphscale.errors import InputError
-from graphscale.nn import stock
+from graphscale.nn import named
 from graphscale.nn.plain import plain
 from graphscale.nn.static import ClusterGCN
 from graphscale.nn.stock import Feed
@@ -31,7 +31,7 @@ def test_unlimited_fanout_equals_the_full_batch(model_name, weighted):
         graph = graph.without_loops()
         model, feed = ClusterGCN(5, 8, 3, 3, dropout=0.0).double(), None
     else:
-        model = stock.build(
+        model = named.build(
             model_name, graph, in_dim=5, hidden=8, num_layers=3, dropout=0.0, heads=2, layer_norm=True
         ).double()
         feed, _ = Feed.of(model, graph)

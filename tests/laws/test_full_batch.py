@@ -11,7 +11,7 @@ from graphs import random_graph
 from graphscale.batches.cluster import ClusterBatches
 from graphscale.batches.full import FullBatch
 from graphscale.graph import Graph
-from graphscale.nn import stock
+from graphscale.nn import named, stock
 from graphscale.nn.plain import plain
 from graphscale.nn.static import ClusterGCN, precompute
 from graphscale.objectives.node import node_loss
@@ -57,12 +57,12 @@ def test_precomputed_first_layer(concat):
     assert_equal_full(model, None, graph)
 
 
-@pytest.mark.parametrize("name", stock.STOCK)
+@pytest.mark.parametrize("name", named.STOCK)
 @pytest.mark.parametrize("loops", [False, True])
 def test_stock_model(name, loops):
     graph = random_graph(loops=loops)
     torch.manual_seed(0)
-    model = stock.build(name, graph, in_dim=5, hidden=8, num_layers=2, dropout=0.0, heads=2, layer_norm=True).double()
+    model = named.build(name, graph, in_dim=5, hidden=8, num_layers=2, dropout=0.0, heads=2, layer_norm=True).double()
     feed, _ = stock.Feed.of(model, graph)
     assert_equal_full(model, feed, graph)
 

@@ -53,12 +53,12 @@ def test_depth_adds_no_memory_but_weights(stores, tmp_path):
 EVALUATION = """
 import sys, torch
 from graphscale import probe, store
-from graphscale.nn import exact, stock
+from graphscale.nn import exact, named, stock
 from pathlib import Path
 
 torch.set_num_threads(1)
 graph = store.read(Path(sys.argv[1]))
-model = stock.build(sys.argv[2], graph, in_dim=16, hidden=64, num_layers=int(sys.argv[3]), dropout=0.0)
+model = named.build(sys.argv[2], graph, in_dim=16, hidden=64, num_layers=int(sys.argv[3]), dropout=0.0)
 feed, _ = stock.Feed.of(model, graph)
 exact._ONE_PASS = 0
 before = probe.anon_mb()

@@ -14,7 +14,7 @@ from graphscale.batches.cluster import ClusterBatches
 from graphscale.batches.full import FullBatch
 from graphscale.errors import InputError
 from graphscale.loop import fit, train_step
-from graphscale.nn import stock
+from graphscale.nn import named, stock
 from graphscale.nn.plain import plain
 from graphscale.nn.static import ClusterGCN
 from graphscale.objectives.node import node_loss
@@ -135,7 +135,7 @@ def test_padding_is_never_computed():
 
 def test_batch_norm_statistics_are_committed_after_the_step():
     graph = random_graph()
-    model = stock.build("gcn", graph, in_dim=5, hidden=8, num_layers=2, dropout=0.0)
+    model = named.build("gcn", graph, in_dim=5, hidden=8, num_layers=2, dropout=0.0)
     from torch_geometric.nn import GCN
 
     model = GCN(5, 8, 2, 3, norm="batch_norm").double()
@@ -164,7 +164,7 @@ def test_a_step_twice_gives_the_same_outcome(kind):
         model = GCN(5, 8, 2, 3, norm="batch_norm", dropout=0.5).double()
         feed, _ = stock.Feed.of(model, graph)
     else:
-        model = stock.build(kind, graph, in_dim=5, hidden=8, num_layers=2, dropout=0.5, heads=2).double()
+        model = named.build(kind, graph, in_dim=5, hidden=8, num_layers=2, dropout=0.5, heads=2).double()
         feed, _ = stock.Feed.of(model, graph)
     objective = node_loss(plain(model, feed))
     check_objective(objective, model, batch)

@@ -13,7 +13,7 @@ from graphscale.csr import from_entries
 from graphscale.edge_view import BlockEdges
 from graphscale.errors import InputError
 from graphscale.kernels.dropout import dropout
-from graphscale.nn import stock
+from graphscale.nn import named
 from graphscale.nn.exact import outputs
 from graphscale.nn.plain import plain
 from graphscale.nn.stock import Feed
@@ -22,10 +22,10 @@ from graphscale.nn.stock import Feed
 def make(name, graph, **keywords):
     torch.manual_seed(0)
     settings = {"hidden": 8, "num_layers": 2, "dropout": 0.0, "heads": 2, **keywords}
-    return stock.build(name, graph, in_dim=graph.num_features, **settings).double().eval()
+    return named.build(name, graph, in_dim=graph.num_features, **settings).double().eval()
 
 
-@pytest.mark.parametrize("name", stock.STOCK)
+@pytest.mark.parametrize("name", named.STOCK)
 @pytest.mark.parametrize("kind", [{}, {"weighted": True}, {"attributes": 2}, {"directed": True}, {"loops": True}])
 def test_any_view_gives_what_pyg_gives_on_edge_index(name, kind):
     graph = random_graph(**kind)

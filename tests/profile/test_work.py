@@ -8,7 +8,7 @@ from graphs import random_graph
 from torch.utils.flop_counter import FlopCounterMode
 
 from graphscale.kernels.shared import sparse_tensor
-from graphscale.nn import stock
+from graphscale.nn import named
 from graphscale.profile.rates import Rates, measure
 from graphscale.profile.work import Work
 
@@ -30,7 +30,7 @@ def test_a_linear_layer():
 def test_a_stock_model_as_torch_counts_it(name):
     graph = random_graph(30)
     x, index = graph.x.float(), torch.stack([graph.adj.indices.long(), graph.adj.row_of])
-    model = stock.build(name, graph, in_dim=5, hidden=8, num_layers=2, dropout=0.0, heads=2)
+    model = named.build(name, graph, in_dim=5, hidden=8, num_layers=2, dropout=0.0, heads=2)
     work = Work()
     with work.counted():
         model(x, index).sum().backward()
