@@ -100,6 +100,21 @@ def test_loops_are_taken_and_put_on_a_gpu():
         assert torch.equal(change(there).dense().cpu(), change(adj).dense())
 
 
+@pytest.mark.parametrize("loops", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_diagonal_of_some_rows(loops, whole):
+    adj = random_graph(loops=loops, directed=True).adj
+    rows = None if whole else torch.arange(adj.num_rows) % 3 > 0
+    dense = adj.with_values(None).dense().fill_diagonal_(0) + torch.diag(
+        torch.ones(adj.num_rows) if whole else rows.float()
+    )
+    for found in (adj.with_diagonal(rows), adj._looped_on_any_device(rows)):
+        assert torch.equal(found.dense(), dense)
+        last = found.indices[found.indptr[1:].long() - 1]
+        there = torch.ones(adj.num_rows, dtype=torch.bool) if whole else rows
+        assert torch.equal(last[there].long(), torch.arange(adj.num_rows)[there])
+
+
 def test_degrees_of_the_graph_do_not_outlive_what_they_are_of():
     adj = random_graph(weighted=True, loops=True).adj
     n_id, block, _ = Reach(adj).block(torch.arange(20))

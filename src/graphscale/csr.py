@@ -123,20 +123,31 @@ class Csr:
         """The same square matrix without its diagonal."""
         return self.select(self.row_of != self.indices) if self.has_loops() else self
 
-    def with_diagonal(self) -> Csr:
-        """The pattern of the same square matrix with exactly one entry a row on the diagonal, the row's last."""
+    def with_diagonal(self, rows: Tensor | None = None) -> Csr:
+        """The pattern of the same square matrix with exactly one entry a row on the diagonal, the row's last.
+
+        Args:
+            rows: [rows] bool, those that get it, the others losing theirs; default all.
+        """
         if self.device.type == "cpu":
-            loops = count_loops(self.indptr.numpy(), self.indices.numpy())
-            arrays = looped(self.indptr.numpy(), self.indices.numpy(), loops)
+            own = self.indptr.numpy(), self.indices.numpy()
+            wanted = torch.ones(self.num_rows, dtype=torch.bool) if rows is None else rows
+            arrays = looped(*own, count_loops(*own), wanted.numpy())
             return Csr(torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1]), None, self.num_cols, self.symmetric)
-        rest = replace(self, values=None).without_loops()
-        row, count = rest.row_of, torch.arange(rest.num_rows + 1, device=self.device)
-        place = torch.arange(rest.num_entries, device=self.device) + row
-        indices = rest.indices.new_empty(rest.num_entries + rest.num_rows)
+        return self._looped_on_any_device(rows)
+
+    def _looped_on_any_device(self, rows: Tensor | None) -> Csr:
+        rest = replace(self, values=None, degrees=None).select(self.row_of != self.indices)
+        chosen = torch.arange(rest.num_rows, device=self.device) if rows is None else rows.nonzero()[:, 0]
+        ends = torch.zeros(rest.num_rows + 1, dtype=torch.int64, device=self.device)
+        ends[chosen + 1] = 1
+        ends = ends.cumsum(0)  # diagonal entries before every row
+        place = torch.arange(rest.num_entries, device=self.device) + ends[rest.row_of]
+        indices = rest.indices.new_empty(rest.num_entries + chosen.numel())
         diagonal = torch.ones_like(indices, dtype=torch.bool)
         diagonal[place] = False
-        indices[place], indices[diagonal] = rest.indices, count[:-1].to(indices.dtype)
-        return Csr(rest.indptr + count.to(rest.indptr.dtype), indices, None, self.num_cols, rest.symmetric)
+        indices[place], indices[diagonal] = rest.indices, chosen.to(indices.dtype)
+        return Csr(rest.indptr + ends.to(rest.indptr.dtype), indices, None, self.num_cols, rest.symmetric)
 
     def has_loops(self) -> bool:
         """Whether an entry lies on the diagonal."""

@@ -77,8 +77,14 @@ class BlockEdges(Tensor):
 
     @cached_property
     def looped(self) -> Csr:
-        """[n, n] the pattern with its whole diagonal."""
-        return self.pattern.with_diagonal()
+        """[n, n] the pattern with its diagonal, but of rows whose entries the block has cut off.
+
+        What such a row gives is not used; a halo's would make two thirds of the rows of an attention of GAS.
+        """
+        if self.adj.degrees is None:
+            return self.pattern.with_diagonal()
+        here, there = self.adj.indptr.diff(), self.adj.degrees[:, 0]
+        return self.pattern.with_diagonal((here > 0) | (there == 0))
 
     @cached_property
     def degree(self) -> Tensor:

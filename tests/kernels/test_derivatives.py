@@ -14,6 +14,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from graphscale.csr import Csr, from_entries
 from graphscale.kernels import entries
 from graphscale.kernels.aggregate import aggregate, normalised
+from graphscale.kernels.attention import attend
 from graphscale.kernels.engine import VARIABLE
 from graphscale.kernels.maximum import maximum
 
@@ -44,6 +45,7 @@ FUNCTIONS = {
     "row_sum": (lambda adj, v: entries.row_sum(adj, v).sin(), [(6, H)]),
     "column_sum": (lambda adj, v: entries.column_sum(adj, v).sin(), [(6, H)]),
     "softmax": (entries.softmax, [(6, H)]),
+    "attend": (lambda adj, h, s, t: attend(adj, h, s, t, 0.2), [(N, H, D), (H, D), (H, D)]),
     "maximum": (lambda adj, x: maximum(adj, x).sin(), [(N, D)]),
 }
 # Along random directions, since every number apart would take the interpreter minutes; and torch's scatters add in

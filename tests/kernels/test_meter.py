@@ -8,6 +8,7 @@ import torch
 from graphscale.csr import from_entries
 from graphscale.kernels import entries, meter
 from graphscale.kernels.aggregate import aggregate, gather_sum, normalised
+from graphscale.kernels.attention import attend
 from graphscale.kernels.maximum import maximum
 
 # Three rows, four columns, five entries; not symmetric.
@@ -83,6 +84,20 @@ def test_their_backward_passes_are_counted_too(name):
     out = CASES[name][0](matrix())
     moved, least = bytes_of(lambda: out.square().sum().backward())
     assert moved > 0 and least > 0
+
+
+def test_attention_is_counted_as_the_passes_that_it_makes():
+    adj = from_entries(ROW, COL, (C, C))[0]
+    indices = 4 * (C + 1 + E)
+    out = []
+    found = bytes_of(lambda: out.append(attend(adj, draw(C, H, D), draw(H, D), draw(H, D), 0.2)))
+    own = indices + 4 * (E * H + C * H * D + C * H * D)  # shares, results, h once more for its products
+    assert found == (own + 4 * E * (H + H * D), own + 4 * (C * H + C * H * D))
+    rows = indices + 4 * (E * H + C * H + C * H + E * H + C * H * D)
+    columns = indices + 4 * (C * H + C * H * D + 2 * E + C * H)  # places of entries are int64
+    moved, least = bytes_of(lambda: out[0].sum().backward())
+    assert moved == rows + columns + 4 * E * (H + H * D) + 4 * E * (2 * H + H * D)
+    assert least == rows + columns + 4 * (C * H + C * H * D) + 4 * (2 * E * H + C * H * D)
 
 
 def test_the_backward_pass_of_a_maximum():

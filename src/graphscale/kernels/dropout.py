@@ -23,7 +23,7 @@ _BLOCK = 1 << 14
 
 
 @njit(inline="always")
-def _mixed(z: Any) -> Any:
+def mixed(z: Any) -> Any:
     """A bijection of 32-bit words without visible structure (lowbias32, Wellons 2018)."""
     z = np.uint32((z ^ (z >> np.uint32(16))) * np.uint32(0x7FEB352D))  # numba widens products to 64 bits
     z = np.uint32((z ^ (z >> np.uint32(15))) * np.uint32(0x846CA68B))
@@ -34,7 +34,7 @@ def _mixed(z: Any) -> Any:
 def _kept_of(bits: NDArray[Any], first: Any, second: Any, below: Any, out: NDArray[Any]) -> None:
     nothing = bits.dtype.type(0)
     for i in range(len(bits)):
-        z = _mixed(np.uint32(_mixed(np.uint32(np.uint32(i) + first)) ^ second))
+        z = mixed(np.uint32(mixed(np.uint32(np.uint32(i) + first)) ^ second))
         out[i] = bits[i] if z >= below else nothing
 
 
@@ -45,7 +45,7 @@ def _kept(bits: NDArray[Any], key: NDArray[Any], below: Any, out: NDArray[Any]) 
         start = block * _BLOCK
         stop = min(start + _BLOCK, len(bits))
         # Places beyond 2^32 do not repeat the first ones. A loop over a plain array is what compiles to vectors.
-        first = np.uint32(key[0] + np.uint32(start) + _mixed(np.uint32(start >> 32)))
+        first = np.uint32(key[0] + np.uint32(start) + mixed(np.uint32(start >> 32)))
         _kept_of(bits[start:stop], first, key[1], below, out[start:stop])
 
 
@@ -53,7 +53,7 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, key: Tensor) -> Tensor:
         ctx.p, ctx.key = p, key
-        below = round(p * 2**32)
+        below = threshold(p)
         x = x.contiguous()
         out = torch.empty_like(x)
         word = _BITS[x.element_size()]
@@ -79,8 +79,17 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     """
     if not training or p == 0:
         return x
-    if x.device.type != "cpu" or x.numel() == 0 or round(p * 2**32) >= 2**32:
+    if x.device.type != "cpu" or x.numel() == 0 or threshold(p) >= 2**32:
         return F.dropout(x, p, training)
-    key = torch.empty(1, dtype=torch.int64).random_()  # the generator gives 63 bits, a sign bit that is 0
-    out: Tensor = _Dropout.apply(x, p, key)  # type: ignore[no-untyped-call]
+    out: Tensor = _Dropout.apply(x, p, key_of())  # type: ignore[no-untyped-call]
     return out
+
+
+def key_of() -> Tensor:
+    """[1] int64, a draw of torch's generator of the CPU: 63 bits, and a sign bit that is 0."""
+    return torch.empty(1, dtype=torch.int64).random_()
+
+
+def threshold(p: float) -> int:
+    """The 32-bit hash below which a number is dropped with probability p."""
+    return round(p * 2**32)

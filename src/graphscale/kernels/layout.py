@@ -195,17 +195,18 @@ def count_loops(indptr: Ints, indices: Ints) -> int:
 
 
 @njit(nogil=True, cache=True)
-def looped(indptr: Ints, indices: Ints, loops: int) -> tuple[Ints, Ints]:
-    """(indptr, indices) with exactly one entry a row on the diagonal, the row's last; ``loops`` lie there already."""
+def looped(indptr: Ints, indices: Ints, loops: int, wanted: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """(indptr, indices) with one entry on the diagonal of every wanted row, its last; ``loops`` lie there already."""
     rows = len(indptr) - 1
-    out_ptr, out = np.empty_like(indptr), np.empty(len(indices) - loops + rows, dtype=indices.dtype)
+    out_ptr, out = np.empty_like(indptr), np.empty(len(indices) - loops + wanted.sum(), dtype=indices.dtype)
     out_ptr[0], kept = 0, 0
     for r in range(rows):
         for e in range(indptr[r], indptr[r + 1]):
             if indices[e] != r:
                 out[kept] = indices[e]
                 kept += 1
-        out[kept] = r
-        kept += 1
+        if wanted[r]:
+            out[kept] = r
+            kept += 1
         out_ptr[r + 1] = kept
     return out_ptr, out

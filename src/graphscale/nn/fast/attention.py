@@ -6,13 +6,13 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.nn import conv
 
 from graphscale.csr import Csr
 from graphscale.edge_view import BlockEdges
 from graphscale.kernels import entries
+from graphscale.kernels.attention import attend
 from graphscale.kernels.dropout import dropout
 from graphscale.nn.fast.layer import Fast
 
@@ -20,7 +20,10 @@ from graphscale.nn.fast.layer import Fast
 def _attended(layer: Any, edges: BlockEdges, adj: Csr, scores: Tensor, x: Tensor) -> Tensor:
     """[n, H, D] -> [n, H * D] or [n, D]: rows of x weighted by the softmax of scores [E, H] over a row's entries."""
     share = dropout(entries.softmax(adj, scores), layer.dropout, layer.training)
-    out = layer.sent(edges, entries.weighted_sum(adj, share, x))
+    return _merged(layer, layer.sent(edges, entries.weighted_sum(adj, share, x)))
+
+
+def _merged(layer: Any, out: Tensor) -> Tensor:
     merged: Tensor = out.flatten(1) if layer.concat else out.mean(dim=1)
     return merged
 
@@ -40,9 +43,8 @@ class GATConv(Fast, conv.GATConv):  # type: ignore[misc]
             return super().forward(x, edge_index, edge_attr, size, return_attention_weights)
         adj = edge_index.looped if self.add_self_loops else edge_index.pattern
         h = self.lin(x).view(-1, self.heads, self.out_channels)  # [n, H, D]
-        source, target = (h * self.att_src).sum(-1), (h * self.att_dst).sum(-1)  # [n, H]
-        scores = F.leaky_relu(entries.of_columns(adj, source) + entries.of_rows(adj, target), self.negative_slope)
-        out = _attended(self, edge_index, adj, scores, h)
+        sent = attend(adj, h, self.att_src[0], self.att_dst[0], self.negative_slope, self.dropout, self.training)
+        out = _merged(self, self.sent(edge_index, sent))
         out = out if self.res is None else out + self.res(x)
         return out if self.bias is None else out + self.bias
 
