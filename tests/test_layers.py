@@ -14,9 +14,9 @@ LAYERS = tuple(
     errors config presets catalog rng heap probe mapped scratch csr edge_view soundness graph batch table step world \
     kernels reach
     partitioning store data
-    batches tables nn
+    batches tables nn width
     objectives sync metrics checkpoint profile
-    run loop evaluation histories nodes node_runs testing
+    run loop evaluation histories nodes node_runs gist_runs testing
     recipes
     folder profiling
     console prediction launch orphan interrupt settings places session outputs preparing api tools cli __main__

@@ -8,6 +8,7 @@ from graphscale.presets import PRESETS, Preset
 RECIPES = {
     "cluster_gcn": "Cluster-GCN (KDD 2019): METIS clusters as batches; memory by batch, not by graph",
     "gas": "GAS, GNNAutoScale (ICML 2021): clusters that keep every edge; what they lack is read from histories",
+    "gist": "GIST (2021): networks wider than a machine, trained as disjoint narrow ones and put back each round",
 }
 
 DATA = {

@@ -19,6 +19,8 @@ Device = Literal["auto", "cpu", "cuda"]
 class TrainConfig:
     """Settings that every recipe shares."""
 
+    elastic = False  # whether a run may be resumed by another number of processes
+
     data: str = "digits"
     """Built in (digits, planted:NODES), a name under $GRAPHSCALE_DATA, an .npz file, or PyG's Class:Name."""
     preset: str | None = None

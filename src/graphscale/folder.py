@@ -22,6 +22,7 @@ from graphscale import checkpoint
 from graphscale.errors import InputError, first_sentence
 from graphscale.loop import Log, Record
 from graphscale.run import Run
+from graphscale.step import Sharded
 
 _LOCK = ".lock"
 
@@ -129,6 +130,28 @@ def gathered(log: Log, run: Run) -> dict[str, Any]:
     return {"log": log.state_dict(run.world), "tables": tables}
 
 
+def save_shards(path: Path, log: Log, run: Run) -> str:
+    """Write what no rank holds whole beside the checkpoint to come, and name it; collective.
+
+    The checkpoint's file names the folder, so a run that is killed in between goes on from the file before.
+    """
+    if not isinstance(run.sync, Sharded):
+        return ""
+    name = f"epoch-{log.epochs:06d}.step-{log.steps:09d}"
+    place, aside = path / "checkpoints" / name, path / "checkpoints" / f".{name}"
+    if run.world.share(place.is_dir()):  # of this step already
+        return name
+    if run.world.leads:
+        for left in aside.parent.glob(".epoch-*.step-*"):
+            shutil.rmtree(left)
+    run.world.share(0)
+    run.sync.save(aside)
+    run.world.share(0)
+    if run.world.leads:
+        aside.rename(place)
+    return name
+
+
 class RunFolder:
     """Writes one run's folder while it trains.
 
@@ -167,13 +190,15 @@ class RunFolder:
             state: what ``gathered`` gave on this rank.
         """
         self.save_best(log, run)
-        slots = [
-            {"module": slot.module.state_dict(), "optimiser": slot.optimiser.state_dict()} for slot in run.sync.slots()
-        ]
-        whole = {**state, "slots": slots, **run.keeps}
+        whole = {**state, "slots": run.sync.state(), **run.keeps}
         checkpoint.save(self.checkpoints / f"epoch-{log.epochs:06d}.pt", whole)
         for old in sorted(self.checkpoints.glob("epoch-*.pt"))[: -self.keep]:
             old.unlink()
+        kept = {file.stem for file in self.checkpoints.glob("epoch-*.pt")}
+        for folder in self.checkpoints.glob("epoch-*.step-*"):  # what no rank holds whole, by the file it belongs to
+            stem = folder.name.partition(".")[0]
+            if stem not in kept or (stem == f"epoch-{log.epochs:06d}" and folder.name != state["shards"]):
+                shutil.rmtree(folder)
 
     def save_best(self, log: Log, run: Run) -> None:
         """The weights of the best epoch, where they are not yet saved."""
@@ -216,12 +241,12 @@ def restore(path: Path, run: Run) -> Log:
             " Bring the data back as it was, or start another run."
         )
     try:
-        for slot, kept in zip(run.sync.slots(), state["slots"], strict=True):
-            slot.module.load_state_dict(kept["module"])
-            slot.optimiser.load_state_dict(kept["optimiser"])
+        if isinstance(run.sync, Sharded):
+            run.sync.load(there[-1].parent / state["shards"])
+        run.sync.restore(state["slots"])
         for name, table in run.tables.items():
             table.load_state_dict(state["tables"][name])
-        return Log.from_state(state["log"], run.world)
+        return Log.from_state(state["log"], run.world, elastic=isinstance(run.sync, Sharded))
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"{there[-1]} is not a checkpoint of this configuration ({first_sentence(error)}). Resume with the"

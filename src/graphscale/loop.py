@@ -85,9 +85,6 @@ def _commit(run: Run, slot: Slot, batch: Batch, rows: Params, outcome: Outcome |
             for name, buffer in slot.module.named_buffers():
                 if name in outcome.buffers:
                     buffer.copy_(outcome.buffers[name])
-    if run.world.size > 1:  # replicas stay equal: statistics are those of the first rank's batches
-        for _, buffer in slot.module.named_buffers():
-            run.world.first(buffer)
 
 
 @dataclass(frozen=True)
@@ -134,16 +131,21 @@ class Log:
         return {**{f.name: getattr(self, f.name) for f in fields(self)}, "shares": shares}
 
     @staticmethod
-    def from_state(state: Mapping[str, Any], world: World) -> Log:
+    def from_state(state: Mapping[str, Any], world: World, *, elastic: bool = False) -> Log:
         """The reverse of ``state_dict``.
 
+        Args:
+            elastic: another number of ranks may go on: what they did in sum is then the first one's.
+
         Raises:
-            ValueError: where the state is of another number of ranks.
+            ValueError: where the state is of another number of ranks, and may not be.
         """
         values = dict(state)
         shares = values.pop("shares")
         if len(shares) != world.size:
-            raise ValueError(f"it was written by {len(shares)} processes, and these are {world.size}")
+            if not elastic:
+                raise ValueError(f"it was written by {len(shares)} processes, and these are {world.size}")
+            shares = torch.cat([shares.sum(0, keepdim=True), torch.zeros(world.size - 1, 2, dtype=shares.dtype)])
         loss, count = shares[world.rank].tolist()
         return Log(**{**values, "loss": loss, "count": int(count)})
 
@@ -243,7 +245,8 @@ def _score(run: Run, log: Log, epoch: int, clock: Clock) -> Scores:
     log.final = scores
     if log.improves(run.monitor, scores):
         log.best_epoch, log.best = epoch + 1, scores
-        log.best_state = {name: value.detach().clone() for name, value in run.model.state_dict().items()}
+        state = run.model.state_dict()  # on meta where no rank holds the whole model: its shards are saved apart
+        log.best_state = {name: value.detach().clone() for name, value in state.items() if not value.is_meta}
     log.evaluate_seconds += time.perf_counter() - began
     return scores
 

@@ -122,12 +122,7 @@ def model_of(
     config: NodeConfig, graph: Graph, seed: int, whole: Graph | None = None
 ) -> tuple[nn.Module, Feed | None, list[str]]:
     """The model with weights drawn from ``seed``, how it is fed, and what is to be said of that."""
-    weight = graph.adj.values
-    if config.model in ("cluster_gcn", "gcn", "appnp", "gcnii") and weight is not None and bool((weight < 0).any()):
-        raise InputError(
-            f"{config.model} divides by weighted degrees, and {int((weight < 0).sum())} edge weights are negative."
-            " Shift or clip the weights, give them as edge_attr, or choose a --model that takes no degrees."
-        )
+    demand_degrees(config.model, graph)
     with rng.isolated(rng.derive(rng.INIT, seed)):
         if config.model == "cluster_gcn":
             unused = ["cluster_gcn takes no edge_attr: edge attributes are not used"]
@@ -153,6 +148,20 @@ def model_of(
             f"{config.model} has no trainable parameter: training would change nothing. Check its freezing."
         )
     return model, feed, notes
+
+
+def demand_degrees(model: str, graph: Graph) -> None:
+    """Refuse negative weights to a model that divides by their sums.
+
+    Raises:
+        InputError: naming how many there are.
+    """
+    weight = graph.adj.values
+    if model in ("cluster_gcn", "gcn", "appnp", "gcnii") and weight is not None and bool((weight < 0).any()):
+        raise InputError(
+            f"{model} divides by weighted degrees, and {int((weight < 0).sum())} edge weights are negative."
+            " Shift or clip the weights, give them as edge_attr, or choose a --model that takes no degrees."
+        )
 
 
 def decayed(config: NodeConfig, model: nn.Module) -> list[dict[str, Any]]:
@@ -199,14 +208,23 @@ def restored(config: NodeConfig, state: Mapping[str, Any]) -> tuple[nn.Module, F
     """
     views = read(config, state)
     model, feed, _ = model_of(config, views.whole, config.seed)
+    load(model, state["model"], config)
+    return model, feed, views
+
+
+def load(model: nn.Module, weights: Mapping[str, Any], config: NodeConfig) -> None:
+    """Give a model the weights of a checkpoint.
+
+    Raises:
+        InputError: where they are of another model.
+    """
     try:
-        model.load_state_dict(state["model"])
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(
             f"the checkpoint does not fit {config.model} on {config.data}: {str(error).splitlines()[-1].strip()}"
             " Give data with the features and edge attributes that the model was trained on."
         ) from error
-    return model, feed, views
 
 
 def scores(config: NodeConfig, state: Mapping[str, Any]) -> Scores:

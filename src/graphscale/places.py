@@ -27,7 +27,7 @@ def place_of(recipe: str, config: TrainConfig, size: int) -> Path:
         return out
     out = config.out or newest(recipe)
     known, kept = stored(out)
-    if kept.nproc != size:
+    if kept.nproc != size and not kept.elastic:
         raise InputError(
             f"{out} was started with {kept.nproc} processes, and these are {size}, which would deal batches out"
             f" otherwise. Resume it with --nproc {kept.nproc}."

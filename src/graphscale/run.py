@@ -11,7 +11,7 @@ from torch import nn
 
 from graphscale.batch import Batches
 from graphscale.errors import InputError
-from graphscale.step import Sync
+from graphscale.step import Sharded, Sync
 from graphscale.table import Table
 from graphscale.world import World
 
@@ -55,9 +55,9 @@ def check(run: Run) -> None:
     slots = run.sync.slots()
     if not any(slot.params() for slot in slots):
         raise InputError("the model has no trainable parameter: training would change nothing. Check its freezing.")
-    if run.tables and len(slots) > 1:
+    if run.tables and isinstance(run.sync, Sharded):
         raise InputError(
-            f"tables ({', '.join(run.tables)}) with {len(slots)} sub-networks: the columns that one sub-network"
+            f"tables ({', '.join(run.tables)}) with sub-networks: the columns that one sub-network"
             " writes mean other hidden units to the next. Use replicas with tables, or sub-networks without."
         )
     if len(run.batches) < 1:

@@ -109,7 +109,7 @@ class _Session:
         prepare_seconds = self.read_seconds + time.perf_counter() - began
         self.console.begins(run, seed, config, log.epochs)
         store = folder.RunFolder(place, keep=config.keep, epochs=log.epochs) if self.world.leads else None
-        self._fit(run, log, store)
+        self._fit(run, log, store, place)
         result = self._result(run, log, seed, prepare_seconds)
         if self.world.leads:
             folder.write_result(place / "result.json", result)
@@ -132,7 +132,7 @@ class _Session:
         self.world.share(0)  # no rank reads before it is there
         return place
 
-    def _fit(self, run: Run, log: Log, store: folder.RunFolder | None) -> None:
+    def _fit(self, run: Run, log: Log, store: folder.RunFolder | None, place: Path) -> None:
         config, saved = self.config, time.monotonic()
         profiler = Profiler.of(store.path, run, log, config) if config.profile and store is not None else None
         clock = OFF if profiler is None else profiler.clock
@@ -140,7 +140,7 @@ class _Session:
         def save() -> None:
             nonlocal saved
             with clock.stage("checkpoint"):
-                state = folder.gathered(log, run)
+                state = {**folder.gathered(log, run), "shards": folder.save_shards(place, log, run)}
                 if store is not None:
                     store.save(log, run, state)
             saved = time.monotonic()
@@ -197,7 +197,11 @@ class _Session:
             "test": dict(log.best["test"]),
             "final": {split: dict(scores) for split, scores in log.final.items()},
             "best_epoch": log.best_epoch,
-            **({"histories": dict(log.measures)} if log.measures else {}),
+            **(
+                {"histories" if "history_age" in log.measures else "measures": dict(log.measures)}
+                if log.measures
+                else {}
+            ),
             "epochs": log.epochs,
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
             "peak_anon_mb": self.memory.peak_mb,

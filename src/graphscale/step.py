@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -107,5 +108,30 @@ class Sync(Protocol):
         ...
 
     def finish(self, step: int) -> None:
-        """After step number ``step`` (from 0): merge, re-partition, or nothing."""
+        """After step number ``step`` (from 0): agree on buffers, merge, re-partition."""
+        ...
+
+    def state(self) -> list[Any]:
+        """What the first rank's checkpoint file holds of the slots."""
+        ...
+
+    def restore(self, state: list[Any]) -> None:
+        """The reverse of ``state``.
+
+        Raises:
+            RuntimeError, KeyError, ValueError: where it is of another configuration.
+        """
+        ...
+
+
+@runtime_checkable
+class Sharded(Protocol):
+    """A ``Sync`` whose state no rank holds whole: its parts are saved side by side, and may be read by other ranks."""
+
+    def save(self, folder: Path) -> None:
+        """Write all ranks' parts to ``folder``; collective."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Read this rank's parts; collective."""
         ...

@@ -30,6 +30,7 @@ class World:
 
     rank: int = 0
     size: int = 1
+    group: Any = None  # the process group; None is everybody
 
     @staticmethod
     def current() -> World:
@@ -37,6 +38,23 @@ class World:
         if dist.is_available() and dist.is_initialized():
             return World(dist.get_rank(), dist.get_world_size())
         return World()
+
+    def mesh(self, columns: int) -> tuple[World, World]:
+        """(this rank's column, this rank's row) of a mesh in which ``columns`` ranks are side by side; collective.
+
+        Ranks of a column differ in what they train, those of a row in what they see.
+        """
+        if self.size == 1:
+            return World(), World()
+        from torch.distributed.device_mesh import init_device_mesh
+
+        device = "cuda" if "nccl" in str(dist.get_backend_config(self.group)) else "cpu"
+        mesh = init_device_mesh(device, (self.size // columns, columns), mesh_dim_names=("subnet", "data"))
+        row, column = divmod(self.rank, columns)
+        return (
+            World(row, self.size // columns, mesh.get_group("subnet")),
+            World(column, columns, mesh.get_group("data")),
+        )
 
     @property
     def leads(self) -> bool:
@@ -46,12 +64,12 @@ class World:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sum over ranks, in place."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def begin_sum(self, tensor: Tensor) -> Any:
         """Begin a sum over ranks in place; ``wait()`` on what is returned ends it."""
-        return dist.all_reduce(tensor, async_op=True)
+        return dist.all_reduce(tensor, group=self.group, async_op=True)
 
     def total(self, number: int) -> int:
         """Sum of an integer over ranks."""
@@ -66,7 +84,7 @@ class World:
     def first(self, tensor: Tensor) -> Tensor:
         """The tensor of rank 0, in place."""
         if self.size > 1:
-            dist.broadcast(tensor, 0)
+            dist.broadcast(tensor, group=self.group, group_src=0)
         return tensor
 
     def share(self, value: T) -> T:
@@ -74,7 +92,7 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, 0)
+        dist.broadcast_object_list(box, group=self.group, group_src=0)
         return box[0]
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -83,12 +101,12 @@ class World:
             return tensor
         length = torch.tensor([tensor.shape[0]], dtype=torch.int64)
         lengths = [torch.zeros_like(length) for _ in range(self.size)]
-        dist.all_gather(lengths, length)
+        dist.all_gather(lengths, length, group=self.group)
         longest = max(int(n) for n in lengths)
         padded = tensor.new_zeros((longest, *tensor.shape[1:]))
         padded[: tensor.shape[0]] = tensor
         rows = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(rows, padded)
+        dist.all_gather(rows, padded, group=self.group)
         return torch.cat([row[: int(n)] for row, n in zip(rows, lengths, strict=True)])
 
     def exchange(
@@ -105,7 +123,7 @@ class World:
             return rows, list(counts)
         if expected is None:
             sent, met = torch.tensor(counts), torch.empty(self.size, dtype=torch.int64)
-            dist.all_to_all_single(met, sent)
+            dist.all_to_all_single(met, sent, group=self.group)
             expected = met.tolist()
         width = math.prod(rows.shape[1:]) * rows.element_size()  # bytes: not every engine has every type
         out = rows.new_empty((sum(expected), *rows.shape[1:]))
@@ -114,6 +132,7 @@ class World:
             _bytes(rows.contiguous()),
             [width * n for n in expected],
             [width * n for n in counts],
+            group=self.group,
         )
         return out, list(expected)
 
@@ -125,13 +144,13 @@ class World:
         """
         if not self.leads:
             if own.shape[0]:
-                dist.send(_bytes(own.contiguous()), 0)
+                dist.send(_bytes(own.contiguous()), group=self.group, group_dst=0)
             return own
         whole[: counts[0]] = own
         start = counts[0]
         for rank in range(1, self.size):
             if counts[rank]:
-                dist.recv(_bytes(whole[start : start + counts[rank]]), rank)
+                dist.recv(_bytes(whole[start : start + counts[rank]]), group=self.group, group_src=rank)
             start += counts[rank]
         return whole
 

@@ -107,16 +107,25 @@ def _dropped(p: float, model: nn.Module, arguments: tuple[Any, ...]) -> tuple[An
     return (F.dropout(arguments[0], p, model.training), *arguments[1:])
 
 
-def _custom(name: str, in_dim: int, out_dim: int) -> nn.Module:
+def found(name: str) -> Any:
+    """The callable that ``module:callable`` names.
+
+    Raises:
+        InputError: where it cannot be imported.
+    """
     module_name, _, attribute = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")  # the user's module usually lies in the working directory
     try:
-        make = getattr(importlib.import_module(module_name), attribute)
+        return getattr(importlib.import_module(module_name), attribute)
     except Exception as error:  # the module is the user's: whatever it raises is theirs to mend
         raise InputError(
             f"cannot load the model {name}: {told(error)}. Give module:callable, the module being importable from here."
         ) from error
+
+
+def _custom(name: str, in_dim: int, out_dim: int) -> nn.Module:
+    make = found(name)
     try:
         inspect.signature(make).bind(in_dim, out_dim)
     except TypeError as error:

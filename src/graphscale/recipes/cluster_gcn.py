@@ -105,7 +105,7 @@ def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
 
     model, feed, notes = nodes.model_of(config, views.seen, seed, views.whole)
     model.to(device_of(config.device))
-    graph, batches, smallest, said = _seen(config, views.seen, seed, World.current(), house=feed is None)
+    graph, batches, smallest, said = seen(config, views.seen, seed, World.current(), house=feed is None)
     nodes.demand_pairs(model, smallest)
     return composed(
         config,
@@ -120,10 +120,10 @@ def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:
     )
 
 
-def _seen(
+def seen(
     config: ClusterGCNConfig, graph: Graph, seed: int, world: World, *, house: bool
 ) -> tuple[Graph, Batches, int, list[str]]:
-    """(the graph in the order of its batches, the batches, nodes of the smallest one, what is to be said of them)."""
+    """(The graph in the order of its batches, the batches, nodes of the smallest one, what is to be said of them)."""
     from graphscale import nodes
     from graphscale.batches.cluster import ClusterBatches
     from graphscale.batches.full import FullBatch

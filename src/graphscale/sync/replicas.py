@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,4 +58,17 @@ class Replicas:
         return total
 
     def finish(self, step: int) -> None:
-        """Nothing: replicas are equal after every step."""
+        """Buffers, such as BatchNorm's statistics, are those of the first rank's batches."""
+        if self.world.size > 1:
+            for _, buffer in self.slot.module.named_buffers():
+                self.world.first(buffer)
+
+    def state(self) -> list[Any]:
+        """The one slot's."""
+        return [{"module": self.slot.module.state_dict(), "optimiser": self.slot.optimiser.state_dict()}]
+
+    def restore(self, state: list[Any]) -> None:
+        """The reverse of ``state``."""
+        (kept,) = state
+        self.slot.module.load_state_dict(kept["module"])
+        self.slot.optimiser.load_state_dict(kept["optimiser"])

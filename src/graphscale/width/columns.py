@@ -1,0 +1,148 @@
+"""Scores of the full width where no rank holds it: nodes in tiles, columns by owner.
+
+A layer's columns are computed by the rank that holds their weights. Its inputs come a tile of nodes at a time,
+gathered from the ranks that computed them; products come before sums over neighbours, which act on a few columns of
+all nodes. What is kept between layers lies in scratch. N nodes, F features of a layer, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import GCNConv, GINConv, SAGEConv
+
+from graphscale import scratch
+from graphscale.csr import Csr
+from graphscale.errors import InputError
+from graphscale.graph import Graph, take_rows
+from graphscale.nn.fast import accelerate
+from graphscale.nn.stock import Feed
+from graphscale.nn.wide import Stack
+from graphscale.width.shards import Shards
+from graphscale.width.spec import Build, on_meta
+
+_TILE, _COLUMNS = 512, 256  # nodes whose inputs are whole at a time; columns that are summed over neighbours
+
+
+class Columns:
+    """Logits of every node.
+
+    Args:
+        build: makes a ``nn.wide.Stack`` of GCN, GraphSAGE or GIN layers.
+        shards: the weights at full width.
+        graph: what is scored.
+
+    Raises:
+        InputError: where the model is another.
+    """
+
+    def __init__(self, build: Build, shards: Shards, graph: Graph) -> None:
+        self.shards, self.graph, self.dims = shards, graph, list(shards.spec.dims)
+        model = on_meta(build, shards.spec.dims)
+        if not isinstance(model, Stack) or not all(_known(conv) for conv in model.convs):
+            raise InputError(
+                f"{type(model).__name__} cannot be scored by columns: only stacks of gcn, sage and gin, whose products"
+                " may come before their sums. Score it whole (--evaluate whole)."
+            )
+        self.model = model
+
+    @torch.no_grad()
+    def logits(self) -> Tensor:
+        """[N, C] on every rank; collective."""
+        inputs: Callable[[int, int], Tensor] = self._features
+        own = torch.empty(0)
+        for layer, conv in enumerate(self.model.convs):
+            own = self._layer(layer, conv, inputs)
+            if layer < len(self.model.convs) - 1:
+                inputs = self._activated(layer, own)
+        return self._joined(own)
+
+    def _features(self, start: int, stop: int) -> Tensor:
+        rows = take_rows(self.graph.x, torch.arange(start, stop))
+        assert rows is not None
+        return rows.dense() if isinstance(rows, Csr) else rows
+
+    def _activated(self, layer: int, own: Tensor) -> Callable[[int, int], Tensor]:
+        """What the next layer is given: all ranks' columns of a tile, normalised and rectified."""
+        norm = self._norm(layer)
+        return lambda start, stop: norm(self._joined(own[start:stop])).relu()
+
+    def _joined(self, columns: Tensor) -> Tensor:
+        """[n, F] of this rank's columns and those of the others."""
+        return self.shards.world.gather(columns.T.contiguous()).T.contiguous()
+
+    def _norm(self, layer: int) -> nn.Module:
+        norm = self.model.norms[layer].to_empty(device="cpu").eval()
+        for name, tensor in norm.state_dict().items():
+            full = f"norms.{layer}.{name}"
+            tensor.copy_(
+                self.shards.world.gather(self.shards.own[full]) if full in self.shards.own else self._whole(full)
+            )
+        return norm
+
+    def _whole(self, name: str) -> Tensor:
+        return self.shards.shared[name]
+
+    def _rows(self, name: str) -> Tensor:
+        """This rank's rows of a layer's tensor; the last layer's bias is everybody's."""
+        if name in self.shards.own:
+            return self.shards.own[name]
+        shared = self.shards.shared[name]
+        lo, hi = self.shards.bounds(self.shards.spec.entries[name], self.shards.world.rank)
+        return shared[lo:hi]
+
+    def _layer(self, layer: int, conv: nn.Module, inputs: Callable[[int, int], Tensor]) -> Tensor:
+        """[N, columns of this rank]: what a convolution gives."""
+        stem = f"convs.{layer}"
+        parts = {"message": f"{stem}.{_WEIGHT[_kind(conv)]}"}
+        if isinstance(conv, SAGEConv):
+            parts["root"] = f"{stem}.lin_r.weight"
+        bias = f"{stem}.{_BIAS[_kind(conv)]}"
+        nodes = self.graph.num_nodes
+        weights = {part: self._rows(name) for part, name in parts.items()}
+        width = weights["message"].shape[0]
+        tables = {part: scratch.empty(nodes, width, dtype=w.dtype) for part, w in weights.items()}
+        for start in range(0, nodes, _TILE):
+            stop = min(nodes, start + _TILE)
+            x = inputs(start, stop)
+            for part, weight in weights.items():
+                tables[part][start:stop] = x.to(weight.dtype) @ weight.T
+        out, at = tables["message"], self._rows(bias)
+        for first in range(0, width, _COLUMNS):
+            block = slice(first, min(width, first + _COLUMNS))
+            summed = self._summed(conv, stem, out[:, block].contiguous()) + at[block]
+            out[:, block] = summed + tables["root"][:, block] if "root" in tables else summed
+        return out
+
+    def _summed(self, conv: nn.Module, stem: str, z: Tensor) -> Tensor:
+        """The layer's sum over neighbours, of products: a layer of the same kind whose weights are the identity."""
+        width = z.shape[1]
+        if isinstance(conv, GCNConv):
+            layer: Any = GCNConv(width, width, bias=False)
+            layer.lin.weight.data = torch.eye(width, dtype=z.dtype)
+        elif isinstance(conv, SAGEConv):
+            layer = SAGEConv(width, width, bias=False, root_weight=False)
+            layer.lin_l.weight.data = torch.eye(width, dtype=z.dtype)
+        else:
+            layer = GINConv(nn.Identity(), eps=float(self._whole(f"{stem}.eps")))
+        weighted = self.model.supports_edge_weight and self.graph.adj.values is not None
+        accelerate(layer)
+        out: Tensor = Feed("block", weighted, False)(layer, z, self.graph.adj, None)
+        return out
+
+
+_WEIGHT = {"gcn": "lin.weight", "sage": "lin_l.weight", "gin": "nn.weight"}
+_BIAS = {"gcn": "bias", "sage": "lin_l.bias", "gin": "nn.bias"}
+
+
+def _kind(conv: nn.Module) -> str:
+    return "gcn" if isinstance(conv, GCNConv) else "sage" if isinstance(conv, SAGEConv) else "gin"
+
+
+def _known(conv: nn.Module) -> bool:
+    if isinstance(conv, SAGEConv):
+        return conv.aggr == "mean" and conv.root_weight and not conv.normalize and not conv.project
+    return isinstance(conv, GCNConv) or (isinstance(conv, GINConv) and isinstance(conv.nn, nn.Linear))
