@@ -19,7 +19,7 @@ LAYERS = tuple(
     run loop evaluation histories nodes node_runs gist_runs testing
     recipes
     folder profiling
-    console prediction launch orphan interrupt settings places session outputs preparing api tools cli __main__
+    console prediction launch orphan interrupt settings places progress session outputs preparing api tools cli __main__
     """.strip().splitlines()
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

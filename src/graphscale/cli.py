@@ -21,7 +21,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from graphscale import __version__, catalog, settings, tools
+from graphscale import __version__, catalog, launch, settings, tools
 from graphscale.config import Device, TrainConfig, plain
 from graphscale.errors import DivergenceError, InputError
 from graphscale.presets import PRESETS
@@ -105,13 +105,12 @@ def _train(recipe: str, config: TrainConfig, notes: list[str], argv: Sequence[st
 
 def _launch(recipe: str, config: TrainConfig, argv: Sequence[str]) -> int:
     """The same command as several processes, which must agree on the folder."""
-    from graphscale.launch import launch
     from graphscale.places import place_of
 
     out = place_of(recipe, config, config.nproc)
     place = [] if config.out is not None else ["--out", str(out)]
     again = f"What was saved is in {out}: graphscale train {recipe} --resume --out {out} --nproc {config.nproc}"
-    return launch(config.nproc, ["train", recipe, *argv, *place], advice=again)
+    return launch.launch(config.nproc, ["train", recipe, *argv, *place], advice=again, restarts=config.restarts)
 
 
 def _show(recipe: str, config: TrainConfig, notes: list[str]) -> int:
@@ -140,7 +139,9 @@ def resolve(recipe: str, argv: Sequence[str], program: str) -> tuple[TrainConfig
     early.add_argument("--resume", action="store_true")
     seen, _ = early.parse_known_args([a for a in argv if a not in ("-h", "--help")])
     prog = f"{program} {recipe}"
-    if seen.resume:
+    # torchrun starts a run's lost processes with the command that it was started with.
+    again = launch.restarted() > 0 and seen.out is not None and (Path(seen.out) / "config.toml").is_file()
+    if seen.resume or again:
         return _resumed(recipe, seen.out, argv, prog), []
     file = None if seen.config is None else Path(seen.config)
     kind, values, notes = settings.layers(recipe, data=seen.data, preset=seen.preset, config=file)

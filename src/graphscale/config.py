@@ -67,6 +67,10 @@ class TrainConfig:
     """Epochs between two checkpoints; one is always written at the end."""
     save_seconds: float = 300.0
     """Seconds between two checkpoints, inside an epoch too."""
+    save_steps: int | None = None
+    """Steps between two checkpoints; by default only epochs and seconds count. With --restarts, gist saves rounds."""
+    restarts: int = 0
+    """Times that processes are started again when one is lost; the run then goes on from its last checkpoint."""
     resume: bool = False
     """Go on with the run in --out, or with the newest under runs/, from its last checkpoint."""
     nproc: int = 1
@@ -86,10 +90,14 @@ class TrainConfig:
             object.__setattr__(self, name, _converted(hint, value))
         if _is_file(Path(self.data)):  # a run is evaluated from other folders too
             object.__setattr__(self, "data", str(Path(self.data).resolve()))
-        positive = ("epochs", "seeds", "eval_every", "keep", "save_every", "save_seconds", "nproc", "lr")
+        positive = ("epochs", "seeds", "eval_every", "keep", "save_every", "save_seconds", "save_steps", "nproc", "lr")
         self.demand((*positive, "patience", "threads", "clip"), lambda v: v > 0, "must be above 0")
         self.demand(("lr", "clip", "weight_decay", "save_seconds"), lambda v: v < math.inf, "must be finite")
-        self.demand(("seed", "split", "weight_decay", "prefetch"), lambda v: v >= 0, "cannot be negative")
+        self.demand(("seed", "split", "weight_decay", "prefetch", "restarts"), lambda v: v >= 0, "cannot be negative")
+
+    def steps_a_save(self) -> int | None:
+        """Steps between two checkpoints, where they are counted."""
+        return self.save_steps
 
     def demand(self, names: tuple[str, ...], holds: Any, what: str) -> None:
         """Refuse the first of the named values that is set and does not hold, by its flag.
@@ -113,9 +121,9 @@ def _is_file(path: Path) -> bool:
 
 
 # Where a run lies and how it reports; not part of what it computes.
-HOUSEKEEPING = ("config", "out", "overwrite", "profile", "json", "resume", "nproc")
+HOUSEKEEPING = ("config", "out", "overwrite", "profile", "json", "resume", "nproc", "restarts")
 # What may differ between a run and its continuation.
-CONTINUES = ("epochs", "patience", "keep", "save_every", "save_seconds", "threads", "device", "prefetch")
+CONTINUES = ("epochs", "patience", "keep", "save_every", "save_seconds", "save_steps", "threads", "device", "prefetch")
 
 
 def plain(config: TrainConfig) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def build(config: GISTConfig, views: Views, seed: int, make: Build, seen: Seen) 
         else:
             shards = store.drawn(held, column, make, rng.derive(rng.INIT, seed))
             notes = []
-        graph, batches, smallest, said = seen(config, views.seen, seed, row, house=False)
+        # Sub-networks see the same batches; copies of one network, which local SGD trains, would stay equal on them.
+        dealt = world if config.local_sgd else row
+        graph, batches, smallest, said = seen(config, views.seen, seed, dealt, house=False)
         nodes.demand_pairs(meta, smallest)
         steps = config.epochs * len(batches)
 
@@ -88,7 +90,7 @@ def build(config: GISTConfig, views: Views, seed: int, make: Build, seen: Seen) 
         )  # fmt: skip
     if config.evaluate == "whole":
         evaluate: Callable[[], Scores] = Exact(_scaled(config, model), feed, views.whole, device)
-        ends: Any = partial(_gather, sync, list(meta.state_dict()), model.state_dict() if world.leads else None)
+        ends: Any = partial(_gather, sync, model.state_dict())
     else:
         scorer = _ByColumns(Columns(make, shards, views.whole), sync, views.whole, _scale(config))
         evaluate, ends = scorer.scores, scorer
@@ -120,6 +122,11 @@ def _demand_shares(config: GISTConfig, world: World) -> None:
             f"{world.size} processes cannot be parted into groups of --replicas {config.replicas}. Make one a multiple"
             " of the other."
         )
+    if config.local_sgd and (config.num_subnets, config.replicas) != (world.size, 1):
+        raise InputError(
+            f"--local-sgd trains the whole network on every process, each on its own batches: give --num-subnets"
+            f" {world.size} (the processes) and no --replicas, or leave --local-sgd out."
+        )
     if world.size // config.replicas > config.num_subnets:
         raise InputError(
             f"{world.size // config.replicas} processes share --num-subnets {config.num_subnets}: some would have"
@@ -146,11 +153,11 @@ def _divided(scale: float, model: nn.Module, arguments: Any, logits: Tensor) -> 
     return logits * scale
 
 
-def _gather(sync: Subnets, names: list[str], into: Mapping[str, Tensor] | None, scored: bool) -> dict[str, float]:
+def _gather(sync: Subnets, into: Mapping[str, Tensor], scored: bool) -> dict[str, float]:
     """The end of an epoch: the full width is brought together where it is scored."""
     if scored:
         sync.merge()
-        sync.shards.whole(names, into)
+        sync.whole(into)
     return {"round": float(sync.round)}
 
 

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from graphscale.orphan import LAUNCHER
 
 
-def launch(nproc: int, argv: Sequence[str], *, advice: str) -> int:
+def launch(nproc: int, argv: Sequence[str], *, advice: str, restarts: int = 0) -> int:
     """Run ``python -m graphscale ARGV`` as ``nproc`` ranks; returns the exit code of the command.
 
     Args:
         nproc: processes on this machine.
         argv: the command without ``--nproc``.
         advice: what to do when a rank is lost.
+        restarts: times that all ranks are started again before that is said.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -35,7 +36,7 @@ def launch(nproc: int, argv: Sequence[str], *, advice: str) -> int:
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=0,
+        max_restarts=restarts,
         monitor_interval=0.1,
     )
     try:
@@ -50,6 +51,11 @@ def launch(nproc: int, argv: Sequence[str], *, advice: str) -> int:
         print(f"error: rank {rank} {_fate(failure.exitcode)}; the other ranks were stopped. {advice}", file=sys.stderr)
         return 1
     return 0
+
+
+def restarted() -> int:
+    """How often the ranks of this launch were started again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def _fate(exitcode: int) -> str:

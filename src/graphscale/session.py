@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from graphscale import checkpoint, folder, heap, probe
+from graphscale import checkpoint, folder, heap, launch, probe
 from graphscale.config import Device, TrainConfig, plain
 from graphscale.console import Console
 from graphscale.errors import DivergenceError, InputError
@@ -19,6 +19,7 @@ from graphscale.loop import Log, Record, fit
 from graphscale.places import place_of, stored
 from graphscale.profile.clock import OFF
 from graphscale.profiling import Profiler
+from graphscale.progress import Progress
 from graphscale.run import Run, check
 from graphscale.settings import demand_applied, recipe_of
 from graphscale.world import World, joined
@@ -106,10 +107,13 @@ class _Session:
         # Only now, when nothing is left that a user must mend, is a folder made or an old run replaced.
         place = self._place(seed)
         log = folder.restore(place, run) if config.resume else Log()
+        progress = Progress.of(place, log, self.world, config)
+        if progress is not None and launch.restarted() and self.world.leads:
+            self.console.say(progress.lost(log, launch.restarted()))
         prepare_seconds = self.read_seconds + time.perf_counter() - began
         self.console.begins(run, seed, config, log.epochs)
         store = folder.RunFolder(place, keep=config.keep, epochs=log.epochs) if self.world.leads else None
-        self._fit(run, log, store, place)
+        self._fit(run, log, store, place, progress)
         result = self._result(run, log, seed, prepare_seconds)
         if self.world.leads:
             folder.write_result(place / "result.json", result)
@@ -132,7 +136,7 @@ class _Session:
         self.world.share(0)  # no rank reads before it is there
         return place
 
-    def _fit(self, run: Run, log: Log, store: folder.RunFolder | None, place: Path) -> None:
+    def _fit(self, run: Run, log: Log, store: folder.RunFolder | None, place: Path, progress: Progress | None) -> None:
         config, saved = self.config, time.monotonic()
         profiler = Profiler.of(store.path, run, log, config) if config.profile and store is not None else None
         clock = OFF if profiler is None else profiler.clock
@@ -147,7 +151,12 @@ class _Session:
 
         def on_step(log: Log) -> None:
             # Saving is collective: the rank that leads says when, and any rank may wish to stop.
-            due = self.world.leads and time.monotonic() - saved >= config.save_seconds
+            if progress is not None:
+                progress.at(log.steps)
+            counted = config.steps_a_save()
+            due = self.world.leads and (
+                time.monotonic() - saved >= config.save_seconds or bool(counted and log.steps % counted == 0)
+            )
             said = self.world.total(_STOP * self.stop.wished + due)
             if said:
                 save()

@@ -53,7 +53,7 @@ class GISTConfig(ClusterGCNConfig):
     carry: bool = False
     """Keep Adam's moments from round to round; else every round begins with fresh ones, as in the released code."""
     local_sgd: bool = False
-    """Every sub-network is the whole network: local SGD, through the same code."""
+    """Every process trains the whole network on batches of its own, and all are averaged each round: local SGD."""
     replicas: int = 1
     """Processes that train the same sub-networks, on different batches."""
     logit_scale: Literal["none", "1/m"] = "none"
@@ -80,6 +80,8 @@ class GISTConfig(ClusterGCNConfig):
             raise InputError(
                 "--dims names the hidden dimensions of your own module:callable, and only those: give both or neither."
             )
+        if self.dims is not None:
+            self.widths()
         if self.local_sgd and self.evaluate == "columns":
             raise InputError("--local-sgd trains the whole width on every process: score it whole (--evaluate whole).")
 
@@ -105,9 +107,9 @@ class GISTConfig(ClusterGCNConfig):
         Raises:
             InputError: where they cannot be read, or the model has none.
         """
-        from graphscale.nn import wide
-
         if self.dims is None:
+            from graphscale.nn import wide
+
             return wide.dims_of(
                 self.model, hidden=self.hidden, num_layers=self.layers, heads=self.heads, by_heads=self.cut == "heads"
             )
@@ -118,6 +120,10 @@ class GISTConfig(ClusterGCNConfig):
                 raise InputError(f"--dims {self.dims}: '{item}' is no name=width. Give a list such as h1=256,h2=256.")
             found[name.strip()] = int(number)
         return found
+
+    def steps_a_save(self) -> int | None:
+        """Every round where processes may be lost: then no more than a round is."""
+        return self.save_steps or (self.every if self.restarts else None)
 
     def composition(self) -> str:
         """The run as a sentence of its parts."""

@@ -9,12 +9,14 @@
 | subAgg, the output bias averaged              | ``Shards.aggregate``       |
 
 All sub-networks see the same batches in the same order, as in the released code; that, and plans that follow from
-(seed, round), make the result the same on any number of processes.
+(seed, round), make the result the same on any number of processes. The identity plan is local SGD.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,11 @@ class Subnets:
         """Put the sub-networks back as they are, in mid-round too; their training is not touched. Collective."""
         self.shards.aggregate(self.plan, self.num_subnets, {i: self._held(i) for i in self.hosts})
 
+    def whole(self, into: Mapping[str, Tensor]) -> None:
+        """Fill the first rank's tensors with the full width; collective. Those of other ranks are as they were."""
+        if self.replicas.rank == 0:
+            self.shards.whole(list(into), into if self.world.leads else None)
+
     def _begin(self) -> None:
         states = self.shards.dispatch(self.plan, self.num_subnets)
         for i, slot in self._slots.items():
@@ -186,9 +193,8 @@ class Subnets:
 
     def save(self, folder: Path) -> None:
         """Write every rank's part (torch.distributed.checkpoint)."""
-        dcp.save(  # type: ignore[attr-defined]
-            self._parts(), checkpoint_id=str(folder), no_dist=self.world.size == 1
-        )
+        with _alone_without_a_word():
+            dcp.save(self._parts(), checkpoint_id=str(folder))  # type: ignore[attr-defined]
 
     def load(self, folder: Path) -> None:
         """Read this rank's part of what any number of ranks wrote.
@@ -198,9 +204,8 @@ class Subnets:
         """
         parts = self._parts()
         try:
-            dcp.load(  # type: ignore[attr-defined]
-                parts, checkpoint_id=str(folder), no_dist=self.world.size == 1
-            )
+            with _alone_without_a_word():
+                dcp.load(parts, checkpoint_id=str(folder))  # type: ignore[attr-defined]
         except Exception as error:  # its errors are of many kinds
             raise RuntimeError(f"{folder.name} cannot be read ({type(error).__name__}: {error})") from error
         self.step = int(parts["step"])
@@ -216,6 +221,14 @@ class Subnets:
                         **{key: parts[f"subnet.{i}.{key}.{name}"].clone() for key in MOMENTS},
                     }
         self._schedule()
+
+
+@contextmanager
+def _alone_without_a_word() -> Iterator[None]:
+    """One process needs no process group, of which torch warns at every call."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _distributed(rows: Tensor, shape: tuple[int, ...], world: World, everybody: World) -> Tensor:

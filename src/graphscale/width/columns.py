@@ -127,7 +127,8 @@ class Columns:
             layer = SAGEConv(width, width, bias=False, root_weight=False)
             layer.lin_l.weight.data = torch.eye(width, dtype=z.dtype)
         else:
-            layer = GINConv(nn.Identity(), eps=float(self._whole(f"{stem}.eps")))
+            layer = GINConv(nn.Identity())
+            layer.eps = self._whole(f"{stem}.eps").to(z.dtype)
         weighted = self.model.supports_edge_weight and self.graph.adj.values is not None
         accelerate(layer)
         out: Tensor = Feed("block", weighted, False)(layer, z, self.graph.adj, None)

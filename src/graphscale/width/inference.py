@@ -81,27 +81,28 @@ def _groups(unclear: Mapping[tuple[str, int], list[Axis]], dims: Dims) -> list[s
     return groups
 
 
+def small_dims(build: Build, dims: Dims) -> dict[str, int]:
+    """Small widths at which the model can be built."""
+    for most in (_SMALL, 4 * _SMALL):
+        small = {dim: min(width, most) for dim, width in dims.items()}
+        try:
+            on_meta(build, small)
+        except InputError:
+            continue
+        return small
+    return dict(dims)
+
+
 class _Trial:
     """A small model in float64 with random state, and what it gives."""
 
     def __init__(self, build: Build, dims: Dims, call: Call) -> None:
-        self.dims = self._small(build, dims)
+        self.dims = small_dims(build, dims)
         with rng.isolated(0):
             self.model = build(self.dims).double().eval()
             self.state = {name: _random(t) for name, t in self.model.state_dict().items()}
         self.call = call
         self.expected = self._outputs(self.state)
-
-    @staticmethod
-    def _small(build: Build, dims: Dims) -> dict[str, int]:
-        for most in (_SMALL, 4 * _SMALL, max(dims.values())):
-            small = {dim: min(width, most) for dim, width in dims.items()}
-            try:
-                on_meta(build, small)
-            except InputError:
-                continue
-            return small
-        return dict(dims)
 
     def _outputs(self, state: Mapping[str, Tensor]) -> Tensor:
         self.model.load_state_dict(state)

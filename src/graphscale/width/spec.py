@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from graphscale.errors import InputError, told
 
 Dims = Mapping[str, int]
 MOMENTS, COUNT = ("exp_avg", "exp_avg_sq"), "steps"  # Adam's state of a parameter, and its steps
+_MOST = 5040  # orders of an axis that are tried
 Build = Callable[[dict[str, int]], nn.Module]
 
 
@@ -153,6 +154,11 @@ def layouts_of(slopes: Mapping[str, int], size: int, dims: Dims) -> Iterator[Axi
         parts.insert(0, [Seg(None, size=rest)])
     for order in itertools.permutations(parts):
         yield from itertools.product(*order)
+    if len(parts) > 1 and any(len(ways) > 1 for ways in parts):  # a dimension that comes back, others between
+        apart = [seg for ways in parts for seg in (ways[:1] * ways[0].outer if ways[0].dim else ways)]
+        singles = [replace(seg, outer=1) for seg in apart]
+        together = set(itertools.islice(itertools.permutations(singles), _MOST))
+        yield from sorted(together, key=lambda order: [seg.dim or "" for seg in order])
 
 
 def _divisors(k: int) -> list[int]:

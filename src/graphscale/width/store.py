@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphscale import rng
 from graphscale.errors import InputError
+from graphscale.width.inference import small_dims
 from graphscale.width.shards import Shards
 from graphscale.width.spec import COUNT, MOMENTS, Build, Entry, Spec
 from graphscale.world import World
@@ -80,10 +81,11 @@ def rules_of(build: Build, spec: Spec) -> dict[str, Rule]:
         InputError: naming a tensor that is filled in another way than with equal or independent numbers.
     """
     with _Fills() as fills, torch.device("meta"):
-        model = build(dict(spec.dims))
-        found = {name: fills.rule(tensor) for name, tensor in model.state_dict().items()}
+        found = fills.of(build(dict(spec.dims)))
+    with _Fills() as fills:  # of some initialisers nothing is seen on meta: a small model shows them
+        small = fills.of(build(small_dims(build, spec.dims)))
     for name, rule in found.items():
-        if rule is None:
+        if rule is None or small[name] is None or small[name][0] != rule[0]:
             raise InputError(
                 f"{name} is not filled by uniform, normal or equal numbers, so its rows cannot be drawn apart. Leave"
                 " out --evaluate columns and build the model whole, or change how it is initialised."
@@ -137,6 +139,6 @@ class _Fills(TorchDispatchMode):
         self._alive.append(storage)
         self.rules[storage._cdata] = rule
 
-    def rule(self, tensor: Tensor) -> Rule | None:
-        """What fills a tensor; None where that is not known."""
-        return self.rules.get(tensor.untyped_storage()._cdata)
+    def of(self, model: nn.Module) -> dict[str, Rule | None]:
+        """What fills every tensor of a model; None where that is not known."""
+        return {name: self.rules.get(t.untyped_storage()._cdata) for name, t in model.state_dict().items()}

@@ -1,0 +1,253 @@
+"""The recipe gist, from its command to its scores."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from graphscale import InputError, configure, session
+from graphscale.data.transform import Views
+from graphscale.recipes import gist
+from graphscale.recipes.gist import GISTConfig
+from graphscale.width.plan import coverage
+
+SETTINGS = {
+    "data": "planted:400", "num_parts": 8, "parts_per_batch": 2, "hidden": 24, "layers": 3, "dropout": 0.1,
+    "num_subnets": 3, "every": 2, "lr": 0.02, "epochs": 25,
+}  # fmt: skip
+
+
+def trained(out, **settings):
+    return session.train("gist", configure("gist", **{**SETTINGS, "out": out, "overwrite": True, **settings}))
+
+
+def story(out):
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    return [(line["epoch"], line["loss"], line["scores"]) for line in lines]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"model": "gcn"}, {"model": "gin", "lr": 0.005}, {"model": "gat", "heads": 6, "hidden": 48},
+     {"model": "gat", "cut": "channels", "heads": 2, "epochs": 50}, {"batches": "full", "epochs": 80}, {"carry": True},
+     {"batches": "neighbors", "fanout": "5,5,5", "batch_size": 100}, {"batch_norm": True}],
+    ids=lambda s: " ".join(f"{k}={v}" for k, v in s.items()) or "clusters",
+)  # fmt: skip
+def test_it_learns_and_its_checkpoint_scores_the_same(tmp_path, settings):
+    result = trained(tmp_path / "run", **settings)
+    assert result["test"]["accuracy"] > 0.6  # chance is 1/8
+    assert session.evaluate(tmp_path / "run")["test"] == pytest.approx(result["test"])
+
+
+def test_columns_score_as_the_whole(tmp_path):
+    whole = trained(tmp_path / "whole", epochs=6)
+    lines = [trained(tmp_path / "columns", epochs=6, evaluate="columns")]
+    # Their first weights are drawn otherwise, so only what they say of one model can be compared: see width/columns.
+    assert lines[0]["parameters"] == whole["parameters"]
+    assert lines[0]["test"].keys() == whole["test"].keys()
+    with pytest.raises(InputError, match="does not hold the whole model"):
+        session.evaluate(tmp_path / "columns")
+
+
+@pytest.mark.parametrize("evaluate", ["whole", "columns"])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, evaluate):
+    settings = {"evaluate": evaluate, "every": 3, "lr_drops": "0.5"}  # 4 steps an epoch: stopped in mid-round
+    trained(tmp_path / "whole", epochs=6, **settings)
+    trained(tmp_path / "cut", epochs=6, **settings, patience=None, save_steps=7)
+    # Go back to a checkpoint in mid-epoch by ending a run there.
+    config = configure("gist", **{**SETTINGS, "out": tmp_path / "cut", "overwrite": True, "epochs": 6, **settings})
+    _stopped_at(config, step=10)
+    session.train(
+        "gist", configure("gist", **{**SETTINGS, "out": tmp_path / "cut", "epochs": 6, "resume": True, **settings})
+    )
+    assert story(tmp_path / "cut") == story(tmp_path / "whole")
+
+
+def _stopped_at(config, step):
+    """Train until Ctrl-C comes after a step."""
+    from graphscale import loop
+    from graphscale.interrupt import Interrupted
+
+    inner, count = loop.train_step, 0
+
+    def counted(*given):
+        nonlocal count
+        count += 1
+        if count == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return inner(*given)
+
+    loop.train_step = counted
+    try:
+        with pytest.raises(Interrupted):
+            session.train("gist", config)
+    finally:
+        loop.train_step = inner
+
+
+def test_another_number_of_processes_resumes(tmp_path):
+    command = [sys.executable, "-m", "graphscale", "train", "gist", *_flags(SETTINGS), "--threads", "1"]
+    run = {"cwd": tmp_path, "check": True, "capture_output": True}
+    subprocess.run([*command, "--epochs", "4", "--nproc", "2", "--out", "cut"], **run)
+    subprocess.run([*command, "--epochs", "8", "--nproc", "1", "--out", "cut", "--resume"], **run)
+    subprocess.run([*command, "--epochs", "8", "--out", "whole"], **run)
+    for (_, loss, scores), (_, other, expected) in zip(story(tmp_path / "cut"), story(tmp_path / "whole"), strict=True):
+        assert loss == pytest.approx(other, rel=1e-4)
+        assert scores["val"]["accuracy"] == pytest.approx(expected["val"]["accuracy"], abs=0.02)
+
+
+def _flags(settings):
+    return [part for k, v in settings.items() if k != "epochs" for part in (f"--{k.replace('_', '-')}", str(v))]
+
+
+def test_a_killed_worker_is_started_again(tmp_path):
+    """Twice: the run ends as an uninterrupted one does, and says what was lost."""
+    settings = {**SETTINGS, "data": "planted:4000"}
+    command = [
+        sys.executable,
+        "-m",
+        "graphscale",
+        "train",
+        "gist",
+        *_flags(settings),
+        "--epochs",
+        "40",
+        "--threads",
+        "1",
+    ]
+    subprocess.run([*command, "--out", "whole"], cwd=tmp_path, check=True, capture_output=True)
+    run = subprocess.Popen(
+        [*command, "--out", "cut", "--nproc", "2", "--restarts", "2"], cwd=tmp_path, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    for lines in (4, 15):
+        deadline = time.monotonic() + 120
+        while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= lines):
+            assert time.monotonic() < deadline and run.poll() is None
+            time.sleep(0.02)
+        os.kill(_worker(run.pid), signal.SIGKILL)
+        time.sleep(1)
+    out, err = run.communicate(timeout=200)
+    assert run.returncode == 0, err
+    said = out + err
+    assert "restart 1: a process was lost after step" in said and "restart 2: a process was lost after step" in said
+    for line in said.splitlines():
+        if "steps are done again" in line:
+            assert int(line.split(" steps are done again")[0].split()[-1]) <= SETTINGS["every"], line
+    for (_, loss, _), (_, other, _) in zip(story(tmp_path / "cut"), story(tmp_path / "whole"), strict=True):
+        assert loss == pytest.approx(other, rel=1e-2)
+    ends = [json.loads((tmp_path / place / "result.json").read_text()) for place in ("cut", "whole")]
+    assert ends[0]["final"]["test"]["accuracy"] == pytest.approx(ends[1]["final"]["test"]["accuracy"], abs=0.02)
+
+
+def _worker(launcher):
+    """A rank of a launch: a child that trains."""
+    for _ in range(200):
+        found = subprocess.run(["pgrep", "-P", str(launcher), "-f", "graphscale train"], capture_output=True, text=True)
+        if found.stdout.split():
+            return int(found.stdout.split()[-1])
+        time.sleep(0.05)
+    raise AssertionError("the launch has no rank")
+
+
+MODEL = """
+import torch
+from torch_geometric.nn import GCNConv, SAGEConv
+
+class Net(torch.nn.Module):
+    def __init__(self, in_dim, out_dim, dims):
+        super().__init__()
+        self.a, self.b = SAGEConv(in_dim, dims["wide"]), GCNConv(dims["wide"], dims["wide"])
+        self.last = torch.nn.Linear(2 * dims["wide"] + dims["deep"], out_dim)
+        self.c = torch.nn.Linear(dims["wide"], dims["deep"])
+
+    def forward(self, x, edge_index):
+        a = self.a(x, edge_index).relu()
+        b = a + self.b(a, edge_index).relu()
+        return self.last(torch.cat([a, self.c(b).relu(), b], 1))
+"""
+
+
+def test_a_model_of_ones_own(tmp_path, monkeypatch):
+    """A residual ties two layers, jumping knowledge joins three: nothing about them is declared."""
+    (tmp_path / "own_wide.py").write_text(MODEL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = trained(tmp_path / "run", model="own_wide:Net", dims="wide=30,deep=12", epochs=60)
+    assert result["test"]["accuracy"] > 0.6
+    assert session.evaluate(tmp_path / "run")["test"] == pytest.approx(result["test"])
+
+
+def notes(**settings):
+    config = configure("gist", **{**SETTINGS, **settings})
+    views = gist.read(config)
+    assert isinstance(views, Views) and isinstance(config, GISTConfig)
+    return " ".join(gist.build(config, views, 0).notes)
+
+
+def test_it_says_what_rounds_will_train_before_it_trains():
+    said = notes(num_subnets=8, every=25)  # 100 steps: 4 rounds
+    assert "4 rounds of 25 steps" in said
+    assert f"rounds train {100 * coverage(8, 4):.1f} % of every hidden matrix" in said
+    assert "--every 2 would train 99 %" in said
+    assert coverage(8, 100 // 2) >= 0.99 > coverage(8, 100 // 3)
+    assert "random start" not in notes(every=2, num_subnets=2)
+    assert "of every hidden matrix" not in notes(layers=2)  # one hidden layer: each round trains it all
+    assert "at least 35 steps (more --epochs or batches)" in notes(num_subnets=8, every=1, epochs=1)
+
+
+def test_divided_logits_are_calibrated_and_rank_the_same(tmp_path):
+    plain = trained(tmp_path / "plain", epochs=12)
+    divided = trained(tmp_path / "divided", epochs=12, logit_scale="1/m")
+    assert divided["final"]["test"]["accuracy"] == plain["final"]["test"]["accuracy"]
+    assert divided["final"]["test"]["logloss"] != plain["final"]["test"]["logloss"]
+    assert session.evaluate(tmp_path / "divided")["test"] == pytest.approx(divided["test"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_subnets": 30}, "h1 has 24 units, which 30 sub-networks cannot share"),
+        ({"model": "pna"}, "no stack 'pna' whose widths can be cut"),
+        ({"layers": 1}, "one layer has no hidden dimension to cut"),
+        ({"model": "gat", "hidden": 20, "heads": 8}, "not a multiple of 8 heads"),
+        ({"dims": "a=3"}, "only those: give both or neither"),
+        ({"model": "own:Net"}, "give both or neither"),
+        ({"model": "own:Net", "dims": "a=x"}, "'a=x' is no name=width"),
+        ({"lr_drops": "0.5,2"}, "give shares of the training between 0 and 1"),
+        ({"lr_drops": "half"}, "give shares of the training between 0 and 1"),
+        ({"local_sgd": True}, "give --num-subnets 1"),
+        ({"local_sgd": True, "evaluate": "columns"}, "score it whole"),
+        ({"model": "gat", "evaluate": "columns", "heads": 6}, "cannot be scored by columns"),
+        ({"nproc": 3, "replicas": 2}, "cannot be parted into groups of --replicas 2"),
+        ({"every": 0}, "--every 0: it must be above 0"),
+        ({"precompute": True}, "--precompute"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_training(tmp_path, settings, words):
+    with pytest.raises(InputError, match=words):
+        trained(tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_gas_with_subnetworks_is_refused_with_its_reason():
+    with pytest.raises(InputError, match="num_subnets"):
+        configure("gas", data="planted:300", num_subnets=4)
+
+
+def test_ranks_that_deal_otherwise_are_found(monkeypatch):
+    from graphscale.world import World
+
+    config = configure("gist", **SETTINGS)
+    run = gist.build(config, gist.read(config), 0)
+    monkeypatch.setattr(World, "totals", lambda self, *numbers: tuple(n + 1 for n in numbers))
+    with pytest.raises(InputError, match="ranks hold different plans"):
+        run.sync._agree()
+    assert torch.is_grad_enabled()

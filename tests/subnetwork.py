@@ -1,0 +1,96 @@
+"""What the ranks of tests of sub-networks run: importable by name, as spawned processes need it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from graphs import random_graph
+
+from graphscale.batches.cluster import ClusterBatches
+from graphscale.loop import train_step
+from graphscale.nn import wide
+from graphscale.nn.plain import plain
+from graphscale.nn.stock import Feed
+from graphscale.objectives.node import node_loss
+from graphscale.partitioning import partition
+from graphscale.run import Run
+from graphscale.step import Slot
+from graphscale.sync.subnets import Subnets
+from graphscale.width import store
+from graphscale.width.inference import infer
+from graphscale.width.spec import on_meta
+from graphscale.world import World
+
+GRAPH = partition(random_graph(120, density=0.05), 6, method="random").apply(random_graph(120, density=0.05))
+DIMS = {"h1": 9, "h2": 7}
+LR = 0.02
+
+
+def build(dims, norm="layer", kind="sage"):
+    model = wide.stack(
+        kind, dims, 5, 3, hidden=8, heads=2, dropout=0.3, layer_norm=norm == "layer", batch_norm=norm == "batch"
+    )
+    return model.double()
+
+
+def initial(norm="layer", kind="sage"):
+    torch.manual_seed(0)
+    return build(DIMS, norm, kind)
+
+
+def fed(module):
+    feed, _ = Feed.of(module, GRAPH)
+    return Slot(module, torch.optim.Adam(module.parameters(), lr=LR), node_loss(plain(module, feed)))
+
+
+def batches(world):
+    return ClusterBatches(GRAPH, 2, world=world)
+
+
+def composed(world, *, m=4, every=2, replicas=1, norm="layer", kind="sage", **settings):
+    """A run of sub-networks on this world."""
+    column, row = world.mesh(replicas)
+
+    def make(dims):
+        return build(dims, norm, kind)
+
+    spec = infer(make, DIMS, call=lambda model: Feed("edge_index", False, False)(model, GRAPH.x, GRAPH.adj, None))
+    if settings.get("carry"):
+        spec = store.with_moments(spec, on_meta(make, DIMS))
+    shards = store.cut(spec, column, initial(norm, kind).state_dict())
+    sync = Subnets(
+        make, shards, num_subnets=m, every=every, slot_of=fed, seed=3, everybody=world, replicas=row, **settings
+    )
+    dealt = world if settings.get("identity") else row
+    return Run(model=make(DIMS), batches=batches(dealt), sync=sync, evaluate=dict, metrics=(), monitor="", world=world)
+
+
+def trained(run, steps, start=0):
+    """The full-width state after the steps from ``start`` to ``steps``, on the first rank."""
+    stream = (batch for index in range(100) for batch in run.batches.epoch(index))
+    for step, batch in zip(range(steps), stream, strict=False):
+        if step >= start:
+            train_step(run, batch, step)
+    run.sync.merge()
+    state = run.model.state_dict()
+    run.sync.whole(state)
+    return state
+
+
+def ranks(rank, size, folder, tasks):
+    """Several trainings, each in all ranks: ``tasks`` are (file, steps, start, load, save, settings)."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{size}", rank=rank, world_size=size)
+    for name, steps, start, load, save, settings in tasks:
+        run = composed(World.current(), **settings)
+        if load:
+            run.sync.load(Path(folder) / load)
+        state = trained(run, steps, start)
+        if save:
+            run.sync.save(Path(folder) / save)
+        sent = World.current().totals(run.sync.shards.sent, run.sync.shards.packed)
+        if rank == 0:
+            torch.save({"state": state, "sent": sent}, f"{folder}/{name}.pt")
+    dist.destroy_process_group()
