@@ -287,7 +287,7 @@ SAMPLES = {
     "batches": "full", "num_parts": 12, "parts_per_batch": 3, "partitioner": "random", "setting": "inductive",
     "norm": "row+I", "diag_lambda": 0.5, "concat": False, "layer_norm": False, "residual": True, "precompute": True,
     "accelerate": False, "input_dropout": 0.25, "batch_norm": True, "decays": "a=0.5", "hops": 3, "alpha": 0.3,
-    "theta": 1.5,
+    "theta": 1.5, "save_steps": 7, "restarts": 1,
 }  # fmt: skip
 WITH = {"input_dropout": {"model": "gcn"}, "batch_norm": {"model": "gcn"}}  # settings that need another
 

@@ -82,10 +82,10 @@ def test_every_setting_is_explained():
 
 def test_plain_leaves_out_where_a_run_lies():
     values = plain(ClusterGCNConfig(out=Path("a"), config=Path("b"), json=True, overwrite=True, lr=0.5))
-    assert not {"out", "config", "json", "overwrite", "profile", "resume", "nproc"} & set(values)
+    assert not {"out", "config", "json", "overwrite", "profile", "resume", "nproc", "restarts"} & set(values)
     assert values["lr"] == 0.5
     assert all(value is None or type(value) in (int, float, str, bool) for value in values.values())
-    assert set(values) | {"out", "config", "json", "overwrite", "profile", "resume", "nproc"} == set(
+    assert set(values) | {"out", "config", "json", "overwrite", "profile", "resume", "nproc", "restarts"} == set(
         ClusterGCNConfig.__dataclass_fields__
     )
 

@@ -12,11 +12,11 @@ LAYERS = tuple(
     line.split()
     for line in """
     errors config presets catalog rng heap probe mapped scratch csr edge_view soundness graph batch table step world \
-    kernels reach
+    sharding kernels reach
     partitioning store data
     batches tables nn width
     objectives sync metrics checkpoint profile
-    run loop evaluation histories nodes node_runs gist_runs testing
+    run loop evaluation histories nodes node_runs seeing gist_runs testing
     recipes
     folder profiling
     console prediction launch orphan interrupt settings places progress session outputs preparing api tools cli __main__
@@ -88,7 +88,7 @@ def test_a_recipe_imports_no_recipe():
 
 def test_only_world_and_the_launcher_touch_torch_distributed():
     users = {name for name, path in modules().items() if "torch.distributed" in path.read_text()}
-    assert users == {"world", "launch"}
+    assert users == {"world", "launch", "sharding"}
 
 
 def test_nothing_is_unpickled():

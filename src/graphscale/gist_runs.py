@@ -17,6 +17,7 @@ from graphscale.nn.plain import plain
 from graphscale.nn.stock import Feed, toy
 from graphscale.objectives.node import node_loss
 from graphscale.run import Run, Scores, device_of
+from graphscale.seeing import seen
 from graphscale.step import Slot
 from graphscale.sync.subnets import Subnets
 from graphscale.width import store
@@ -27,12 +28,10 @@ from graphscale.width.spec import Build, Spec, on_meta
 from graphscale.world import World
 
 if TYPE_CHECKING:
-    from graphscale.batch import Batches
     from graphscale.data.transform import Views
     from graphscale.graph import Graph
     from graphscale.recipes.gist import GISTConfig
 
-Seen = Callable[..., "tuple[Graph, Batches, int, list[str]]"]
 _ENOUGH = 0.99  # of every hidden matrix, or what is left at its random start is felt
 
 
@@ -47,12 +46,11 @@ def spec_of(build: Build, dims: Mapping[str, int], graph: Graph) -> Spec:
     return infer(build, dims, call=call)
 
 
-def build(config: GISTConfig, views: Views, seed: int, make: Build, seen: Seen) -> Run:
+def build(config: GISTConfig, views: Views, seed: int, make: Build) -> Run:
     """The composed run of one seed.
 
     Args:
         make: ``build(dims)``.
-        seen: the batches of a configuration.
     """
     world, device = World.current(), device_of(config.device)
     _demand_shares(config, world)
@@ -219,7 +217,7 @@ def restored(
     if not state["model"]:
         raise InputError(
             "the checkpoint does not hold the whole model: it was trained with --evaluate columns, and its weights lie"
-            " in shards beside it (torch.distributed.checkpoint). Its scores are in result.json."
+            " in shards beside it. Its scores are in result.json."
         )
     views = nodes.read(config, state)
     model = builder(config, views.whole)(config.widths())

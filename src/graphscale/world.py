@@ -18,6 +18,7 @@ import torch.distributed as dist
 # the interpreter's shutdown, now and then with SIGABRT after a run that was good.
 import torch.distributed.nn.functional
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, rendezvous
 
 from graphscale.errors import InputError
 
@@ -201,8 +202,12 @@ def joined(device: str, *, timeout: float = 7200) -> Iterator[World]:
     cuda = device != "cpu" and torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local % torch.cuda.device_count())
+    waits = timedelta(seconds=timeout)
+    # Ranks that are started again meet at the launcher's store, where the addresses of those before them still lie.
+    met, *_ = next(rendezvous("env://", rank, size, timeout=waits))
+    store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", met)
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo", rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
+        "cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=waits
     )
     try:
         yield World(rank, size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import pytest
@@ -253,5 +252,10 @@ def test_check_refuses_what_cannot_mean_anything():
             return self._slots
 
     refuse(replace(good, sync=Slots(slot)), "no trainable parameter")
-    two = Slots(*itertools.repeat(good.sync.slots()[0], 2))
-    refuse(replace(good, sync=two, tables={"h": History(4, 1)}), "h", "replicas")
+
+    class Parts(Slots):
+        def save(self, folder): ...
+
+        def load(self, folder): ...
+
+    refuse(replace(good, sync=Parts(good.sync.slots()[0]), tables={"h": History(4, 1)}), "h", "replicas")

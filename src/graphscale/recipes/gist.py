@@ -6,7 +6,7 @@
 | a sub-GCN, a real and narrower network           | ``width.spec``, ``width.inference``   |
 | subTrain: zeta local steps                       | ``sync.subnets``, ``--every``         |
 | subAgg, shared parameters averaged               | ``width.shards``                      |
-| Cluster-GCN inside a sub-GCN                     | ``recipes.cluster_gcn.seen``          |
+| Cluster-GCN inside a sub-GCN                     | ``seeing``                            |
 | ultra-wide models                                | ``--evaluate columns``, ``width.columns`` |
 
 Neither the input nor the classes are cut: a sub-network that sees a part of the features learns little (that is the
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from graphscale.config import NodeConfig
 from graphscale.errors import InputError
 from graphscale.node_runs import read as read
-from graphscale.recipes.cluster_gcn import ClusterGCNConfig, seen
+from graphscale.seeing import SeenConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GISTConfig(ClusterGCNConfig):
+class GISTConfig(SeenConfig):
     """GIST: m disjoint sub-networks of a wide network, trained apart for a while, put back, and dealt anew."""
 
     model: str = "sage"
@@ -66,7 +66,7 @@ class GISTConfig(ClusterGCNConfig):
     elastic = True
 
     def __post_init__(self) -> None:
-        ClusterGCNConfig.__post_init__(self)
+        SeenConfig.__post_init__(self)
         self.demand(("num_subnets", "every", "replicas"), lambda v: v > 0, "must be above 0")
         self.drops(1)
         if self.nproc % self.replicas:
@@ -128,8 +128,8 @@ class GISTConfig(ClusterGCNConfig):
     def composition(self) -> str:
         """The run as a sentence of its parts."""
         how = "local SGD" if self.local_sgd else "subnets"
-        inner = ClusterGCNConfig.composition(self).removesuffix("replicas")
-        return f"{inner}{how}(m={self.num_subnets}, every={self.every}, replicas={self.replicas})"
+        synced = f"{how}(m={self.num_subnets}, every={self.every}, replicas={self.replicas})"
+        return f"{self.seen()} . plain({self.model}) . node_loss . {synced}"
 
 
 Config = GISTConfig
@@ -165,7 +165,7 @@ def build(config: GISTConfig, views: Views, seed: int) -> Run:
     """The composed run of one seed."""
     from graphscale import gist_runs
 
-    return gist_runs.build(config, views, seed, builder(config, views.seen), seen)
+    return gist_runs.build(config, views, seed, builder(config, views.seen))
 
 
 def restored(config: NodeConfig, state: Mapping[str, Any]) -> tuple[nn.Module, Feed | None, Views]:

@@ -14,16 +14,14 @@ All sub-networks see the same batches in the same order, as in the released code
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import checkpoint as dcp
 
+from graphscale import sharding
 from graphscale.errors import InputError
 from graphscale.step import Slot
 from graphscale.sync.buckets import Buckets
@@ -178,7 +176,7 @@ class Subnets:
         """This rank's part of a checkpoint: its shards, and its sub-networks in mid-round, each by its number."""
         world, parts = self.shards.world, dict[str, Tensor]()
         for name, rows in self.shards.own.items():
-            parts[f"model.{name}"] = _distributed(rows, self.shards.spec.entries[name].shape, world, self.world)
+            parts[f"model.{name}"] = sharding.part(rows, self.shards.spec.entries[name].shape, world, self.world)
         parts |= {f"model.{name}": tensor for name, tensor in self.shards.shared.items()}
         parts["step"] = torch.tensor(self.step)
         for i in self.hosts:
@@ -192,9 +190,8 @@ class Subnets:
         return parts
 
     def save(self, folder: Path) -> None:
-        """Write every rank's part (torch.distributed.checkpoint)."""
-        with _alone_without_a_word():
-            dcp.save(self._parts(), checkpoint_id=str(folder))  # type: ignore[attr-defined]
+        """Write every rank's part."""
+        sharding.save(self._parts(), folder)
 
     def load(self, folder: Path) -> None:
         """Read this rank's part of what any number of ranks wrote.
@@ -203,11 +200,7 @@ class Subnets:
             RuntimeError: where it is of another model or damaged.
         """
         parts = self._parts()
-        try:
-            with _alone_without_a_word():
-                dcp.load(parts, checkpoint_id=str(folder))  # type: ignore[attr-defined]
-        except Exception as error:  # its errors are of many kinds
-            raise RuntimeError(f"{folder.name} cannot be read ({type(error).__name__}: {error})") from error
+        sharding.load(parts, folder)
         self.step = int(parts["step"])
         self.plan = self._plan(self.round)
         for i in self.hosts:
@@ -221,28 +214,3 @@ class Subnets:
                         **{key: parts[f"subnet.{i}.{key}.{name}"].clone() for key in MOMENTS},
                     }
         self._schedule()
-
-
-@contextmanager
-def _alone_without_a_word() -> Iterator[None]:
-    """One process needs no process group, of which torch warns at every call."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
-
-
-def _distributed(rows: Tensor, shape: tuple[int, ...], world: World, everybody: World) -> Tensor:
-    """Rows as a part of a whole that knows its shape, so that other numbers of ranks can read it."""
-    if everybody.size == 1:
-        return rows
-    from torch.distributed.device_mesh import DeviceMesh
-    from torch.distributed.tensor import DTensor, Replicate, Shard
-
-    columns = everybody.size // world.size
-    ranks = torch.arange(everybody.size).view(world.size, columns)
-    mesh = DeviceMesh("cpu", ranks, mesh_dim_names=("subnet", "data"), _init_backend=False)
-    stride = torch.empty(shape, device="meta").stride()
-    local: Tensor = DTensor.from_local(
-        rows, mesh, [Shard(0), Replicate()], run_check=False, shape=torch.Size(shape), stride=stride
-    )
-    return local
