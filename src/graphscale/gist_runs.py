@@ -43,7 +43,7 @@ def spec_of(build: Build, dims: Mapping[str, int], graph: Graph) -> Spec:
         weighted = adj.values is not None and bool(getattr(model, "supports_edge_weight", False))
         return Feed("edge_index", weighted, False)(model, x.double(), adj, None)
 
-    return infer(build, dims, call=call)
+    return infer(build, dims, call=call, layouts=getattr(build, "layouts", None))
 
 
 def build(config: GISTConfig, views: Views, seed: int, make: Build) -> Run:
@@ -64,11 +64,11 @@ def build(config: GISTConfig, views: Views, seed: int, make: Build) -> Run:
     with rng.isolated(rng.derive(rng.INIT, seed)):
         if config.evaluate == "whole":
             model = make(dims)
-            shards = store.cut(held, column, model.state_dict())
+            shards = store.cut(held, column, model.state_dict(), device)
             feed, notes = _fed(config, model, views)
             model = model.to(device) if world.leads else meta
         else:
-            shards = store.drawn(held, column, make, rng.derive(rng.INIT, seed))
+            shards = store.drawn(held, column, make, rng.derive(rng.INIT, seed), device)
             notes = []
         # Sub-networks see the same batches; copies of one network, which local SGD trains, would stay equal on them.
         dealt = world if config.local_sgd else row

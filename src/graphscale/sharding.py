@@ -29,7 +29,7 @@ def part(rows: Tensor, shape: tuple[int, ...], world: World, everybody: World) -
     from torch.distributed.tensor import DTensor, Replicate, Shard
 
     ranks = torch.arange(everybody.size).view(world.size, everybody.size // world.size)
-    mesh = DeviceMesh("cpu", ranks, mesh_dim_names=("subnet", "data"), _init_backend=False)
+    mesh = DeviceMesh(rows.device.type, ranks, mesh_dim_names=("subnet", "data"), _init_backend=False)
     stride = torch.empty(shape, device="meta").stride()
     local: Tensor = DTensor.from_local(
         rows, mesh, [Shard(0), Replicate()], run_check=False, shape=torch.Size(shape), stride=stride

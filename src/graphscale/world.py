@@ -18,7 +18,8 @@ import torch.distributed as dist
 # the interpreter's shutdown, now and then with SIGABRT after a run that was good.
 import torch.distributed.nn.functional
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore, rendezvous
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from graphscale.errors import InputError
 

@@ -149,6 +149,7 @@ def builder(config: GISTConfig, graph: Graph) -> Callable[[dict[str, int]], nn.M
         def custom(dims: dict[str, int]) -> nn.Module:
             return named.dropping(make(graph.num_features, graph.num_classes, dims), config.input_dropout)
 
+        custom.layouts = getattr(make, "layouts", None)  # type: ignore[attr-defined]
         return custom
 
     def build(dims: dict[str, int]) -> nn.Module:

@@ -72,15 +72,14 @@ class Columns:
 
     def _joined(self, columns: Tensor) -> Tensor:
         """[n, F] of this rank's columns and those of the others."""
-        return self.shards.world.gather(columns.T.contiguous()).T.contiguous()
+        return self.shards.world.gather(columns.T.contiguous()).T.contiguous()  # on the CPU, as scratch is
 
     def _norm(self, layer: int) -> nn.Module:
         norm = self.model.norms[layer].to_empty(device="cpu").eval()
         for name, tensor in norm.state_dict().items():
             full = f"norms.{layer}.{name}"
-            tensor.copy_(
-                self.shards.world.gather(self.shards.own[full]) if full in self.shards.own else self._whole(full)
-            )
+            own = self.shards.own.get(full)
+            tensor.copy_(self._whole(full) if own is None else self.shards.world.gather(own.cpu()))
         return norm
 
     def _whole(self, name: str) -> Tensor:
@@ -89,7 +88,7 @@ class Columns:
     def _rows(self, name: str) -> Tensor:
         """This rank's rows of a layer's tensor; the last layer's bias is everybody's."""
         if name in self.shards.own:
-            return self.shards.own[name]
+            return self.shards.own[name].cpu()
         shared = self.shards.shared[name]
         lo, hi = self.shards.bounds(self.shards.spec.entries[name], self.shards.world.rank)
         return shared[lo:hi]

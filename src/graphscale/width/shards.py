@@ -27,6 +27,7 @@ class Shards:
         spec: the tensors at full width.
         world: ranks that share the model.
         rows: name -> (first row, end) -> those rows, for tensors that are cut; the whole of the others.
+        device: where they lie: CUDA tensors travel by NCCL.
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class Shards:
     ) -> None:
         self.spec, self.world = spec, world
         self.device = device or torch.device("cpu")
-        self.own = {name: rows(name, *self.bounds(entry, world.rank)) for name, entry in spec.split().items()}
+        self.own = {
+            name: rows(name, *self.bounds(entry, world.rank)).to(self.device) for name, entry in spec.split().items()
+        }
         self.shared = {
             name: rows(name, 0, entry.shape[0] if entry.shape else 1) for name, entry in spec.shared().items()
         }
@@ -174,12 +177,11 @@ class Shards:
     def _cut(self, rows: Tensor, places: list[Tensor], first: Tensor) -> Tensor:
         for axis, at in enumerate([first, *places[1:]]):
             if at.numel() != rows.shape[axis]:
-                rows = rows.index_select(axis, at)
+                rows = rows.index_select(axis, at.to(rows.device))
         return rows
 
     def _put(self, rows: Tensor, places: list[Tensor], first: Tensor, part: Tensor) -> None:
-        grid = torch.meshgrid(first, *places[1:], indexing="ij") if rows.dim() > 1 else (first,)
-        rows[grid] = part
+        rows[torch.meshgrid(*(at.to(rows.device) for at in (first, *places[1:])), indexing="ij")] = part
 
     def _exchanged(
         self, outgoing: list[list[Tensor]], shapes: list[list[tuple[int, str, tuple[int, ...]]]]

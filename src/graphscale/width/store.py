@@ -36,7 +36,7 @@ def with_moments(spec: Spec, model: nn.Module) -> Spec:
     return replace(spec, entries={**entries, COUNT: Entry((), torch.float32, ())})
 
 
-def cut(spec: Spec, world: World, whole: Mapping[str, Tensor]) -> Shards:
+def cut(spec: Spec, world: World, whole: Mapping[str, Tensor], device: torch.device | None = None) -> Shards:
     """The shards of a model that this rank holds whole; moments are zero."""
 
     def rows(name: str, first: int, end: int) -> Tensor:
@@ -45,10 +45,10 @@ def cut(spec: Spec, world: World, whole: Mapping[str, Tensor]) -> Shards:
             return torch.zeros((end - first, *entry.shape[1:]) if not entry.shared else entry.shape, dtype=entry.dtype)
         return whole[name].detach().cpu().clone() if entry.shared else whole[name].detach().cpu()[first:end].clone()
 
-    return Shards(spec, world, rows)
+    return Shards(spec, world, rows, device)
 
 
-def drawn(spec: Spec, world: World, build: Build, seed: int) -> Shards:
+def drawn(spec: Spec, world: World, build: Build, seed: int, device: torch.device | None = None) -> Shards:
     """The shards of a model that nobody holds whole.
 
     Raises:
@@ -71,7 +71,7 @@ def drawn(spec: Spec, world: World, build: Build, seed: int) -> Shards:
             out[max(lo, first) - first : min(hi, end) - first] = part[max(lo, first) - lo : min(hi, end) - lo]
         return out
 
-    return Shards(spec, world, rows)
+    return Shards(spec, world, rows, device)
 
 
 def rules_of(build: Build, spec: Spec) -> dict[str, Rule]:
