@@ -19,6 +19,7 @@ from graphscale.run import Run
 from graphscale.step import Slot
 from graphscale.sync.subnets import Subnets
 from graphscale.width import store
+from graphscale.width.columns import Columns
 from graphscale.width.inference import infer
 from graphscale.width.spec import on_meta
 from graphscale.world import World
@@ -79,6 +80,12 @@ def trained(run, steps, start=0):
     return state
 
 
+def by_columns(run):
+    """Logits of the full width, no rank holding it; on all ranks."""
+    run.sync.merge()
+    return Columns(lambda dims: build(dims, "batch", "sage"), run.sync.shards, GRAPH).logits()
+
+
 def ranks(rank, size, folder, tasks):
     """Several trainings, each in all ranks: ``tasks`` are (file, steps, start, load, save, settings)."""
     torch.set_num_threads(1)
@@ -88,9 +95,10 @@ def ranks(rank, size, folder, tasks):
         if load:
             run.sync.load(Path(folder) / load)
         state = trained(run, steps, start)
+        logits = by_columns(run) if settings.get("norm") == "batch" and settings.get("kind", "sage") == "sage" else 0
         if save:
             run.sync.save(Path(folder) / save)
         sent = World.current().totals(run.sync.shards.sent, run.sync.shards.packed)
         if rank == 0:
-            torch.save({"state": state, "sent": sent}, f"{folder}/{name}.pt")
+            torch.save({"state": state, "sent": sent, "logits": logits}, f"{folder}/{name}.pt")
     dist.destroy_process_group()

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import closing, redirect_stderr
 from dataclasses import fields, replace
 from itertools import takewhile
 from pathlib import Path
@@ -89,8 +89,10 @@ def _train(recipe: str, config: TrainConfig, notes: list[str], argv: Sequence[st
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from graphscale import console, folder, orphan, session, world
 
-    if config.nproc > 1 and world.launched() is None:
+    if (config.nproc > 1 or config.restarts) and world.launched() is None:
         return _launch(recipe, config, argv)
+    if (code := launch.verdict()) is not None:  # started again although it had ended by itself
+        return code
     if world.launched() is not None:
         orphan.end_with_launcher()
     screen = console.Console(quiet=world.launched() is not None and not world.leading())
@@ -105,9 +107,13 @@ def _train(recipe: str, config: TrainConfig, notes: list[str], argv: Sequence[st
 
 def _launch(recipe: str, config: TrainConfig, argv: Sequence[str]) -> int:
     """The same command as several processes, which must agree on the folder."""
+    from graphscale import folder
     from graphscale.places import place_of
 
     out = place_of(recipe, config, config.nproc)
+    if config.overwrite and config.restarts:  # a rank that is started again must not find the old run
+        with closing(folder.Lock()) as lock:
+            folder.claim(out, lock, overwrite=True)
     place = [] if config.out is not None else ["--out", str(out)]
     again = f"What was saved is in {out}: graphscale train {recipe} --resume --out {out} --nproc {config.nproc}"
     return launch.launch(config.nproc, ["train", recipe, *argv, *place], advice=again, restarts=config.restarts)
@@ -142,7 +148,7 @@ def resolve(recipe: str, argv: Sequence[str], program: str) -> tuple[TrainConfig
     # torchrun starts a run's lost processes with the command that it was started with.
     again = launch.restarted() > 0 and seen.out is not None and (Path(seen.out) / "config.toml").is_file()
     if seen.resume or again:
-        return _resumed(recipe, seen.out, argv, prog), []
+        return _resumed(recipe, seen.out, argv, prog, again=again), []
     file = None if seen.config is None else Path(seen.config)
     kind, values, notes = settings.layers(recipe, data=seen.data, preset=seen.preset, config=file)
     return replace(_flags(kind, _unchecked(kind, values), argv, prog), config=None), list(notes)
@@ -157,10 +163,13 @@ def _unchecked(kind: type[TrainConfig], values: Mapping[str, Any]) -> TrainConfi
 
 
 def _flags(kind: type[TrainConfig], default: TrainConfig, argv: Sequence[str], prog: str) -> TrainConfig:
+    for flag in argv:
+        if reason := kind.refuses().get(flag.partition("=")[0].removeprefix("--").replace("-", "_")):
+            raise InputError(reason)
     return _parsed(lambda: tyro.cli(kind, args=list(argv), default=default, prog=prog), prog)
 
 
-def _resumed(recipe: str, out: str | None, argv: Sequence[str], prog: str) -> TrainConfig:
+def _resumed(recipe: str, out: str | None, argv: Sequence[str], prog: str, *, again: bool) -> TrainConfig:
     """The configuration that a run was started with; flags may change what a continuation may change."""
     from graphscale.places import newest, stored
 
@@ -169,6 +178,8 @@ def _resumed(recipe: str, out: str | None, argv: Sequence[str], prog: str) -> Tr
     if known != recipe:
         raise InputError(f"{place} holds a run of {known}. Resume it with graphscale train {known} --resume.")
     config = _flags(type(kept), replace(kept, out=place, resume=True), argv, prog)
+    if again:  # the file was read when the run began
+        return replace(config, config=None)
     if config.config is not None:
         raise InputError(f"--config {config.config}: a resumed run goes on with its own settings. Leave --config out.")
     return config
@@ -253,10 +264,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "graphscale.world" in sys.modules and not sys.modules["graphscale.world"].leading():
             time.sleep(10)  # the first rank says the same, and the launcher then ends this one
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a library said
-        return 2
+        return launch.ends(2)
     except DivergenceError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return launch.ends(1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise

@@ -19,8 +19,6 @@ Device = Literal["auto", "cpu", "cuda"]
 class TrainConfig:
     """Settings that every recipe shares."""
 
-    elastic = False  # whether a run may be resumed by another number of processes
-
     data: str = "digits"
     """Built in (digits, planted:NODES), a name under $GRAPHSCALE_DATA, an .npz file, or PyG's Class:Name."""
     preset: str | None = None
@@ -95,6 +93,20 @@ class TrainConfig:
         self.demand(("lr", "clip", "weight_decay", "save_seconds"), lambda v: v < math.inf, "must be finite")
         self.demand(("seed", "split", "weight_decay", "prefetch", "restarts"), lambda v: v >= 0, "cannot be negative")
 
+    @classmethod
+    def refuses(cls) -> dict[str, str]:
+        """Settings of other recipes that cannot be had here, with the reason."""
+        return {}
+
+    @property
+    def elastic(self) -> bool:
+        """Whether a run may be resumed by another number of processes."""
+        return False
+
+    def continues(self) -> tuple[str, ...]:
+        """What may differ between a run and its continuation."""
+        return CONTINUES
+
     def steps_a_save(self) -> int | None:
         """Steps between two checkpoints, where they are counted."""
         return self.save_steps
@@ -140,6 +152,8 @@ def checked(kind: type[TrainConfig], values: Mapping[str, Any], source: str) -> 
     """
     known = {f.name for f in fields(kind)} - {"config"}  # a file does not name a file
     named = {name.replace("-", "_"): value for name, value in values.items()}
+    for name in named.keys() & kind.refuses().keys():
+        raise InputError(kind.refuses()[name])
     unknown = sorted(set(named) - known)
     if unknown:
         raise InputError(

@@ -24,7 +24,7 @@ from graphscale.width import store
 from graphscale.width.columns import Columns
 from graphscale.width.inference import infer
 from graphscale.width.plan import coverage, deal, rounds_for
-from graphscale.width.spec import Build, Spec, on_meta
+from graphscale.width.spec import MOMENTS, Build, Spec, on_meta
 from graphscale.world import World
 
 if TYPE_CHECKING:
@@ -39,9 +39,12 @@ def spec_of(build: Build, dims: Mapping[str, int], graph: Graph) -> Spec:
     """Which axis of which tensor is which hidden dimension, tried on a toy of the graph."""
 
     def call(model: nn.Module) -> Tensor:
-        x, adj, _ = toy(model, graph, 9, 30)
-        weighted = adj.values is not None and bool(getattr(model, "supports_edge_weight", False))
-        return Feed("edge_index", weighted, False)(model, x.double(), adj, None)
+        x, adj, attr = toy(model, graph, 9, 30)
+        dtype = next(model.parameters()).dtype
+        if not any(isinstance(m, nn.Embedding) for m in model.modules()):
+            x = x / x.abs().max().clamp(min=1e-6)  # what is larger would saturate, and hide what a layer does
+        attr = attr.to(dtype) if attr is not None and attr.is_floating_point() else attr
+        return Feed.plainly(model, graph)(model, x.to(dtype), adj, attr)
 
     return infer(build, dims, call=call, layouts=getattr(build, "layouts", None))
 
@@ -109,7 +112,7 @@ def build(config: GISTConfig, views: Views, seed: int, make: Build) -> Run:
             "num_classes": views.whole.num_classes,
             "graph": graph.identity(),
         },
-        notes=(*views.notes, *notes, *said, *advice(spec, config.num_subnets, config.every, steps, config.local_sgd)),
+        notes=(*views.notes, *notes, *said, *advice(held, config, steps, column.size)),
         prefetch=config.prefetch,
     )
 
@@ -156,7 +159,7 @@ def _gather(sync: Subnets, into: Mapping[str, Tensor], scored: bool) -> dict[str
     if scored:
         sync.merge()
         sync.whole(into)
-    return {"round": float(sync.round)}
+    return sync.measures()
 
 
 class _ByColumns:
@@ -170,35 +173,53 @@ class _ByColumns:
         if scored:
             self.sync.merge()
             self._logits = self.columns.logits() * self.scale
-        return {"round": float(self.sync.round)}
+        return self.sync.measures()
 
     def scores(self) -> Scores:
         masks, y = self.graph.masks, self.graph.y
         return {split: metrics.score(self._logits[masks[split]], y[masks[split]]) for split in ("val", "test")}
 
 
-def advice(spec: Spec, num_subnets: int, every: int, steps: int, local_sgd: bool = False) -> list[str]:
-    """What is to be said before training: rounds, coverage, bytes; and the zeta that would cover the model."""
-    rounds = math.ceil(steps / every)
-    split, shared = spec.split().values(), spec.shared().values()
-    plan = deal(spec.dims, num_subnets, seed=0, number=0, identity=local_sgd)
-    part = sum(entry.size(plan.dims(0)) for entry in split) + sum(entry.size(spec.dims) for entry in shared)
-    whole = sum(entry.size(spec.dims) for entry in spec.entries.values())
-    said = [
-        f"{num_subnets} sub-networks of {part:,} of {whole:,} numbers ({100 * part / whole:.1f} %), {rounds:,} rounds"
-        f" of {every} steps. On {num_subnets} processes a round moves {8 * (num_subnets - 1) * part / 2**20:,.1f} MiB;"
-        f" replicas would move {8 * (num_subnets - 1) * whole * every / 2**20:,.1f} MiB in as many steps"
-    ]
-    if local_sgd or num_subnets == 1 or not _inner(spec):
+def advice(spec: Spec, config: GISTConfig, steps: int, hosts: int) -> list[str]:
+    """What is to be said before training: rounds, coverage, bytes; and the zeta that would cover the model.
+
+    Args:
+        spec: what is exchanged, Adam's moments included where they are carried.
+        hosts: processes that share the sub-networks.
+    """
+    m, rounds = config.num_subnets, math.ceil(steps / config.every)
+    model = {name: entry for name, entry in spec.entries.items() if not name.startswith(MOMENTS)}
+    plan = deal(spec.dims, m, seed=0, number=0, identity=config.local_sgd)
+    part, whole = (sum(entry.size(dims) for entry in model.values()) for dims in (plan.dims(0), spec.dims))
+    said = [f"{m} sub-networks of {part:,} of {whole:,} numbers ({100 * part / whole:.1f} %), {rounds:,} rounds"
+            f" of {config.every} steps"]  # fmt: skip
+    if hosts > 1:
+        moved, summed = round_bytes(spec, m, hosts, identity=config.local_sgd), 8 * (hosts - 1) * whole * config.every
+        said[0] += (
+            f". A round moves about {moved / 2**20:,.1f} MiB between {hosts} processes, where replicas' gradients would"
+            f" move {summed / 2**20:,.1f}"
+        )
+    if config.local_sgd or m == 1 or not _inner(spec):
         return said
-    covered = coverage(num_subnets, rounds)
+    covered = coverage(m, rounds)
     said.append(f"rounds train {100 * covered:.1f} % of every hidden matrix")
     if covered < _ENOUGH:
-        needed = rounds_for(num_subnets, _ENOUGH)
+        needed = rounds_for(m, _ENOUGH)
         best = steps // needed
         way = f"--every {best}" if best else f"at least {needed} steps (more --epochs or batches), with --every 1"
         said[-1] += f", and what is left stays at its random start when the model is scored: {way} would train 99 %"
     return said
+
+
+def round_bytes(spec: Spec, num_subnets: int, hosts: int, *, identity: bool = False) -> float:
+    """Bytes that a round moves between processes: slices there and back, but what stays; and the shared tensors."""
+    plan = deal(spec.dims, num_subnets, seed=0, number=0, identity=identity)
+    split, shared = spec.split().values(), spec.shared().values()
+    slices = sum(
+        entry.size(plan.dims(i)) * entry.dtype.itemsize for i in range(num_subnets) for entry in split
+    )  # fmt: skip
+    means = 8 * sum(entry.size(spec.dims) for entry in shared)  # float64, from every process
+    return 2 * slices * (hosts - 1) / hosts + (hosts * means if hosts > 1 else 0)
 
 
 def _inner(spec: Spec) -> bool:

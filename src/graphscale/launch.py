@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 from graphscale.orphan import LAUNCHER
+
+VERDICT = "GRAPHSCALE_VERDICT"  # a file in which ranks of a launch note how they ended by themselves
 
 
 def launch(nproc: int, argv: Sequence[str], *, advice: str, restarts: int = 0) -> int:
@@ -29,6 +34,8 @@ def launch(nproc: int, argv: Sequence[str], *, advice: str, restarts: int = 0) -
     os.environ[LAUNCHER] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its report repeats ours at length
+    scratch = tempfile.mkdtemp(prefix="graphscale-")
+    os.environ[VERDICT] = str(Path(scratch) / "verdict")
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -50,7 +57,27 @@ def launch(nproc: int, argv: Sequence[str], *, advice: str, restarts: int = 0) -
             return int(failure.exitcode)
         print(f"error: rank {rank} {_fate(failure.exitcode)}; the other ranks were stopped. {advice}", file=sys.stderr)
         return 1
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return 0
+
+
+def restarts(asked: int) -> int:
+    """How often lost ranks are started again: as asked of us, or of torchrun."""
+    return max(asked, int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)))
+
+
+def ends(code: int) -> int:
+    """The exit code of a rank that ends by itself; noted, or the launcher would start it again as if it were lost."""
+    if VERDICT in os.environ:
+        Path(os.environ[VERDICT]).write_text(str(code))
+    return code
+
+
+def verdict() -> int | None:
+    """The exit code with which a rank of this launch has ended by itself."""
+    place = Path(os.environ.get(VERDICT, "/"))
+    return int(place.read_text() or 1) if place.is_file() else None
 
 
 def restarted() -> int:

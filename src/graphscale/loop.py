@@ -184,6 +184,8 @@ def fit(
         if on_epoch is not None:
             on_epoch(log, record)
     if log.epochs and not log.final:  # continued to where it stood already, and never scored
+        if run.ends is not None:
+            run.ends(True)
         _score(run, log, log.epochs - 1, clock)
     return log
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from graphscale import folder
-from graphscale.config import CONTINUES, TrainConfig, checked, plain
+from graphscale.config import TrainConfig, checked, plain
 from graphscale.errors import InputError
 from graphscale.settings import recipe_of
 
@@ -33,7 +33,7 @@ def place_of(recipe: str, config: TrainConfig, size: int) -> Path:
             f" otherwise. Resume it with --nproc {kept.nproc}."
         )
     was, now = plain(kept), plain(config)
-    changed = [name for name in now if name not in CONTINUES and now[name] != was.get(name)]
+    changed = [name for name in now if name not in config.continues() and now[name] != was.get(name)]
     if known != recipe or changed:
         what = f"recipe {known}" if known != recipe else ", ".join(f"{name} = {was.get(name)}" for name in changed)
         raise InputError(

@@ -22,6 +22,7 @@ from graphscale.profiling import Profiler
 from graphscale.progress import Progress
 from graphscale.run import Run, check
 from graphscale.settings import demand_applied, recipe_of
+from graphscale.step import Sharded
 from graphscale.world import World, joined
 
 
@@ -45,6 +46,10 @@ def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -
             f"{type(config).__name__} is no configuration of {recipe}. Make one: graphscale.configure('{recipe}', ...)."
         )
     demand_applied(recipe, config)
+    if launch.restarts(0) and config.out is None:
+        raise InputError(
+            "torchrun would start this run's lost processes again, and they must find its folder. Give it with --out."
+        )
     with joined(config.device) as world:
         console = console if console is not None and world.leads else Console(quiet=True)
         out = _agreed(recipe, config, world)
@@ -137,25 +142,29 @@ class _Session:
         return place
 
     def _fit(self, run: Run, log: Log, store: folder.RunFolder | None, place: Path, progress: Progress | None) -> None:
-        config, saved = self.config, time.monotonic()
+        config, saved, saved_steps = self.config, time.monotonic(), log.steps
+        apart = run.sync.every if isinstance(run.sync, Sharded) else 1
         profiler = Profiler.of(store.path, run, log, config) if config.profile and store is not None else None
         clock = OFF if profiler is None else profiler.clock
 
         def save() -> None:
-            nonlocal saved
+            nonlocal saved, saved_steps
             with clock.stage("checkpoint"):
                 state = {**folder.gathered(log, run), "shards": folder.save_shards(place, log, run)}
                 if store is not None:
                     store.save(log, run, state)
-            saved = time.monotonic()
+            saved, saved_steps = time.monotonic(), log.steps
 
         def on_step(log: Log) -> None:
             # Saving is collective: the rank that leads says when, and any rank may wish to stop.
             if progress is not None:
                 progress.at(log.steps)
+            if log.steps % apart:  # sub-networks train apart: no word between them within a round
+                return
             counted = config.steps_a_save()
             due = self.world.leads and (
-                time.monotonic() - saved >= config.save_seconds or bool(counted and log.steps % counted == 0)
+                time.monotonic() - saved >= config.save_seconds
+                or bool(counted and log.steps // counted > saved_steps // counted)
             )
             said = self.world.total(_STOP * self.stop.wished + due)
             if said:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import pickle
+import string
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import StorageMeta
 
 from graphscale.world import World
+
+_SUMS = "checksums.json"
+_KNOWN = {
+    ("torch", "Size"), ("torch.serialization", "_get_layout"), ("torch", "strided"), ("pathlib", "PosixPath"),
+    ("pathlib", "Path"), ("builtins", "getattr"), ("collections", "OrderedDict"), ("torch", "device"),
+    *(("torch", name) for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")),
+}  # fmt: skip
 
 
 def part(rows: Tensor, shape: tuple[int, ...], world: World, everybody: World) -> Tensor:
@@ -37,23 +52,78 @@ def part(rows: Tensor, shape: tuple[int, ...], world: World, everybody: World) -
     return local
 
 
-def save(parts: dict[str, Tensor], folder: Path) -> None:
-    """Write every rank's parts; collective."""
-    with _alone_without_a_word():
-        dcp.save(parts, checkpoint_id=str(folder))  # type: ignore[attr-defined]
+def save(parts: dict[str, Tensor], folder: Path, everybody: World) -> None:
+    """Write every rank's parts, and checksums of the files; collective.
+
+    Raises:
+        OSError: where a rank could not write.
+    """
+    try:
+        with _alone_without_a_word():
+            dcp.save(parts, checkpoint_id=str(folder))  # type: ignore[attr-defined]
+    except CheckpointException as error:
+        inner = next((e for e in error.failures.values() if isinstance(_cause(e), OSError)), None)
+        raise (OSError(str(error)) if inner is None else _cause(inner)) from error
+    if everybody.leads:
+        sums = {file.name: _digest(file) for file in sorted(folder.iterdir())}
+        (folder / _SUMS).write_text(json.dumps(sums), encoding="utf-8")
+    everybody.share(0)
 
 
-def load(parts: dict[str, Tensor], folder: Path) -> None:
+def load(parts: dict[str, Tensor], folder: Path, everybody: World) -> None:
     """Fill this rank's parts from what any number of ranks wrote; collective.
 
     Raises:
         RuntimeError: where it is of another model or damaged.
     """
+    if wrong := everybody.share(_damage(folder) if everybody.leads else ""):
+        raise RuntimeError(f"{folder.name}: {wrong}")
     try:
         with _alone_without_a_word():
-            dcp.load(parts, checkpoint_id=str(folder))  # type: ignore[attr-defined]
-    except Exception as error:  # its errors are of many kinds
+            dcp.load(parts, storage_reader=_Reader(str(folder)))  # type: ignore[attr-defined]
+    except (CheckpointException, Exception) as error:  # its errors are of many kinds
         raise RuntimeError(f"{folder.name} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _cause(failure: Any) -> Any:
+    return failure[0] if isinstance(failure, tuple) else failure
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _damage(folder: Path) -> str:
+    """What is wrong with the files of a folder, if anything."""
+    try:
+        sums = json.loads((folder / _SUMS).read_text(encoding="utf-8"))
+        for name, digest in sums.items():
+            if _digest(folder / name) != digest:
+                return f"{name} is damaged: its checksum does not match"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"a file is missing or damaged ({error})"
+    return ""
+
+
+class _Plain(pickle.Unpickler):
+    """Reads what torch.distributed.checkpoint writes about tensors, and refuses all other code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        kept = module.startswith("torch.distributed.checkpoint.") and name[:1] in string.ascii_uppercase + "_"
+        if kept or (module, name) in _KNOWN:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint needs")
+
+
+class _Reader(FileSystemReader):
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
+        with open(Path(self.path) / ".metadata", "rb") as file:
+            metadata = _Plain(file).load()
+        if getattr(metadata, "storage_meta", None) is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
 
 
 @contextmanager

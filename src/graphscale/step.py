@@ -128,6 +128,8 @@ class Sync(Protocol):
 class Sharded(Protocol):
     """A ``Sync`` whose state no rank holds whole: its parts are saved side by side, and may be read by other ranks."""
 
+    every: int  # steps between two exchanges; ranks do not speak within
+
     def save(self, folder: Path) -> None:
         """Write all ranks' parts to ``folder``; collective."""
         ...

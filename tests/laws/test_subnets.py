@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+import pickle
 
 import pytest
 import torch
 import torch.multiprocessing as mp
-from subnetwork import DIMS, LR, batches, composed, fed, initial, ranks, trained
+from subnetwork import DIMS, GRAPH, LR, batches, build, composed, fed, initial, ranks, trained
 
+from graphscale import gist_runs
 from graphscale.errors import InputError
 from graphscale.loop import train_step
+from graphscale.nn.stock import Feed
 from graphscale.run import Run, check
 from graphscale.sync.replicas import Replicas
 from graphscale.width.plan import coverage, deal
@@ -21,6 +25,7 @@ KINDS = {
     "carried": {"carry": True},
     "batch norm, gcn": {"norm": "batch", "kind": "gcn"},
     "clipped": {"clip": 0.1, "every": 3},
+    "uneven": {"m": 3},
 }
 STEPS = 8
 
@@ -54,7 +59,7 @@ def test_any_number_of_processes_gives_the_same_model(tmp_path, size):
         total, packed = found[name]["sent"]
         assert packed == run.sync.shards.packed, "what is handed over does not depend on the ranks"
         shared = 8 * sum(t.numel() for t in run.sync.shards.shared.values())
-        merges = STEPS // run.sync.every + 1
+        merges = -(-STEPS // run.sync.every)  # the last one at the end, in mid-round or not
         crossing = total - merges * size * shared
         assert crossing / packed == pytest.approx((size - 1) / size, rel=0.12), "all but a rank's own part crosses"
 
@@ -115,14 +120,85 @@ def test_the_identity_is_local_sgd(tmp_path):
     equal(found, models[0].state_dict())
 
 
-def test_replicas_of_a_subnetwork_see_other_batches(tmp_path):
-    """A mesh of 2 x 2: the same as one process that hosts both, beside another that sees the other batches."""
-    settings = {"m": 2, "replicas": 2, "norm": "batch"}
-    four = spawned(tmp_path, 4, [("four", 6, 0, None, None, settings)])["four"]["state"]
-    two = spawned(tmp_path, 2, [("two", 6, 0, None, None, settings)])["two"]["state"]
-    equal(four, two, atol=1e-6)
-    alone = trained(composed(World(), m=2, norm="batch"), 6)
-    assert not torch.allclose(alone["convs.0.lin_l.weight"], two["convs.0.lin_l.weight"])
+def test_replicas_of_a_subnetwork_are_one_that_sees_both_batches(tmp_path):
+    """A mesh of 2 x 2, and of 1 x 2, beside one process that adds up the gradients of two batches."""
+    settings = {"m": 2, "replicas": 2, "carry": True}
+    found = [spawned(tmp_path, size, [(f"of-{size}", 6, 0, None, None, settings)]) for size in (2, 4)]
+    run = composed(World(), m=2, carry=True)
+    streams = [iter([b for i in range(4) for b in batches(World(rank, 2)).epoch(i)]) for rank in range(2)]
+    for step in range(6):
+        pair = [batch for batch in map(next, streams) if not batch.padding]
+        for slot in run.sync.slots():
+            slot.optimiser.zero_grad()
+            outcomes = [slot.objective(slot.params(), batch) for batch in pair]
+            sum(outcome.loss_sum for outcome in outcomes).backward()
+            for p in slot.params().values():
+                p.grad /= sum(outcome.count for outcome in outcomes)
+            slot.optimiser.step()
+        run.sync.finish(step)
+    expected = trained(run, 0)
+    for states in found:
+        for result in states.values():
+            equal(result["state"], expected)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_columns_of_several_ranks_are_the_whole(tmp_path, size):
+    """Four ranks are more than there are classes: the last one has none."""
+    settings = {"m": 5, "norm": "batch"}
+    found = spawned(tmp_path, size, [("columns", 3, 0, None, None, settings)])["columns"]
+    model = build(DIMS, "batch").eval()
+    model.load_state_dict(found["state"])
+    feed = Feed("edge_index", False, False)
+    expected = feed(model, GRAPH.x, GRAPH.adj, None).detach()
+    torch.testing.assert_close(found["logits"], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "lose", "metadata"])
+def test_damaged_shards_are_an_error_in_words(tmp_path, damage):
+    run = composed(World())
+    trained(run, 3)
+    run.sync.save(tmp_path / "at-3")
+    file = next(f for f in (tmp_path / "at-3").iterdir() if f.suffix == ".distcp")
+    if damage == "metadata":
+        file = tmp_path / "at-3" / ".metadata"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "lose":
+        file.unlink()
+    else:
+        file.write_bytes(content[: len(content) // 3] if damage == "cut" else content)
+    with pytest.raises(RuntimeError, match="at-3: .*(damaged|missing)"):
+        composed(World()).sync.load(tmp_path / "at-3")
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code has run",))
+
+
+def test_metadata_runs_no_code(tmp_path, capsys):
+    """Checksums do not help against who writes them too."""
+    run = composed(World())
+    run.sync.save(tmp_path / "at-0")
+    (tmp_path / "at-0" / ".metadata").write_bytes(pickle.dumps(Evil()))
+    sums = json.loads((tmp_path / "at-0" / "checksums.json").read_text())
+    del sums[".metadata"]
+    (tmp_path / "at-0" / "checksums.json").write_text(json.dumps(sums))
+    with pytest.raises(RuntimeError, match=r"it names builtins\.print"):
+        run.sync.load(tmp_path / "at-0")
+    assert "code has run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("carry", [False, True])
+def test_bytes_between_processes_are_those_that_were_said(tmp_path, size, carry):
+    """What the recipe announces a round to move, beside what moved; rows of a slice lie where chance has put them."""
+    settings = {"carry": carry, "every": 1}
+    sent, _ = spawned(tmp_path, size, [("bytes", 40, 0, None, None, settings)])["bytes"]["sent"]
+    run = composed(World(), **settings)
+    said = gist_runs.round_bytes(run.sync.shards.spec, 4, size)
+    assert sent / 40 == pytest.approx(said, rel=0.05)
 
 
 @pytest.mark.parametrize("carry", [False, True])

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from graphscale import InputError, configure, session
+from graphscale.cli import main
 from graphscale.data.transform import Views
 from graphscale.recipes import gist
 from graphscale.recipes.gist import GISTConfig
@@ -61,7 +62,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, evaluate):
     settings = {"evaluate": evaluate, "every": 3, "lr_drops": "0.5"}  # 4 steps an epoch: stopped in mid-round
     trained(tmp_path / "whole", epochs=6, **settings)
     trained(tmp_path / "cut", epochs=6, **settings, patience=None, save_steps=7)
-    # Go back to a checkpoint in mid-epoch by ending a run there.
+    # Ctrl-C is heard when a round ends, so that processes need no word within.
     config = configure("gist", **{**SETTINGS, "out": tmp_path / "cut", "overwrite": True, "epochs": 6, **settings})
     _stopped_at(config, step=10)
     session.train(
@@ -108,7 +109,7 @@ def _flags(settings):
 
 
 def test_a_killed_worker_is_started_again(tmp_path):
-    """Twice: the run ends as an uninterrupted one does, and says what was lost."""
+    """Three times, the leading one among them: the run ends as an uninterrupted one does, and says what was lost."""
     settings = {**SETTINGS, "data": "planted:4000"}
     command = [
         sys.executable,
@@ -124,21 +125,21 @@ def test_a_killed_worker_is_started_again(tmp_path):
     ]
     subprocess.run([*command, "--out", "whole"], cwd=tmp_path, check=True, capture_output=True)
     run = subprocess.Popen(
-        [*command, "--out", "cut", "--nproc", "2", "--restarts", "2"], cwd=tmp_path, stdout=subprocess.PIPE,
+        [*command, "--out", "cut", "--nproc", "2", "--restarts", "3"], cwd=tmp_path, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     metrics = tmp_path / "cut" / "metrics.jsonl"
-    for lines in (4, 15):
+    for number, lines in enumerate((4, 15, 24)):
         deadline = time.monotonic() + 120
         while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= lines):
             assert time.monotonic() < deadline and run.poll() is None
             time.sleep(0.02)
-        os.kill(_worker(run.pid), signal.SIGKILL)
+        os.kill(_worker(run.pid, number % 2), signal.SIGKILL)
         time.sleep(1)
     out, err = run.communicate(timeout=200)
     assert run.returncode == 0, err
     said = out + err
-    assert "restart 1: a process was lost after step" in said and "restart 2: a process was lost after step" in said
+    assert all(f"restart {k}: a process was lost after step" in said for k in (1, 2, 3))
     for line in said.splitlines():
         if "steps are done again" in line:
             assert int(line.split(" steps are done again")[0].split()[-1]) <= SETTINGS["every"], line
@@ -148,12 +149,12 @@ def test_a_killed_worker_is_started_again(tmp_path):
     assert ends[0]["final"]["test"]["accuracy"] == pytest.approx(ends[1]["final"]["test"]["accuracy"], abs=0.02)
 
 
-def _worker(launcher):
+def _worker(launcher, number):
     """A rank of a launch: a child that trains."""
     for _ in range(200):
         found = subprocess.run(["pgrep", "-P", str(launcher), "-f", "graphscale train"], capture_output=True, text=True)
-        if found.stdout.split():
-            return int(found.stdout.split()[-1])
+        if len(found.stdout.split()) == 2:
+            return int(found.stdout.split()[number])
         time.sleep(0.05)
     raise AssertionError("the launch has no rank")
 
@@ -227,6 +228,7 @@ def test_divided_logits_are_calibrated_and_rank_the_same(tmp_path):
         ({"local_sgd": True, "evaluate": "columns"}, "score it whole"),
         ({"model": "gat", "evaluate": "columns", "heads": 6}, "cannot be scored by columns"),
         ({"nproc": 3, "replicas": 2}, "cannot be parted into groups of --replicas 2"),
+        ({"batches": "full", "replicas": 2}, "one batch an epoch"),
         ({"every": 0}, "--every 0: it must be above 0"),
         ({"precompute": True}, "--precompute"),
     ],
@@ -237,9 +239,40 @@ def test_what_cannot_be_is_refused_before_training(tmp_path, settings, words):
     assert not (tmp_path / "run").exists()
 
 
-def test_gas_with_subnetworks_is_refused_with_its_reason():
-    with pytest.raises(InputError, match="num_subnets"):
+def test_gas_with_subnetworks_is_refused_with_its_reason(capsys):
+    with pytest.raises(InputError, match="a history holds the columns of one sub-network"):
         configure("gas", data="planted:300", num_subnets=4)
+    assert main(["train", "gas", "--data", "planted:300", "--num-subnets", "4"]) == 2
+    assert "a history holds the columns of one sub-network" in capsys.readouterr().err
+
+
+def test_a_run_that_was_never_scored_is_scored_when_it_ends_where_it_stood(tmp_path):
+    for evaluate in ("whole", "columns"):
+        place, settings = tmp_path / evaluate, {"evaluate": evaluate, "epochs": 30, "eval_every": 20}
+        _stopped_at(configure("gist", **{**SETTINGS, **settings, "out": place}), step=28)  # 4 steps an epoch
+        again = configure("gist", **{**SETTINGS, **settings, "out": place, "epochs": 7, "resume": True})
+        assert session.train("gist", again)["test"]["accuracy"] > 0.25  # the random start has 1/8
+
+
+def test_epochs_of_a_run_with_drops_stay(tmp_path):
+    trained(tmp_path / "run", epochs=4, lr_drops="0.5")
+    again = {**SETTINGS, "out": tmp_path / "run", "resume": True, "lr_drops": "0.5"}
+    with pytest.raises(InputError, match="was started with epochs = 4"):
+        session.train("gist", configure("gist", **{**again, "epochs": 8}))
+
+
+def test_coverage_is_in_the_result(tmp_path):
+    result = trained(tmp_path / "run", epochs=2)  # 8 steps, 4 rounds
+    assert result["measures"] == {"round": 4.0, "coverage": coverage(3, 4)}
+
+
+def test_an_error_under_restarts_is_said_once(tmp_path):
+    command = [sys.executable, "-m", "graphscale", "train", "gist", *_flags({**SETTINGS, "lr": 1e30}), "--epochs", "9"]
+    done = subprocess.run(
+        [*command, "--nproc", "2", "--restarts", "3", "--out", "run"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("training diverged") == 1, done.stderr
 
 
 def test_ranks_that_deal_otherwise_are_found(monkeypatch):

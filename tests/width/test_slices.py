@@ -154,6 +154,62 @@ def test_an_open_layout_is_refused_by_name_and_may_be_given():
         infer(Cat, {"a": 6, "b": 9}, layouts={"lost.weight": {1: layout}})
 
 
+@pytest.mark.parametrize("width", [1, 2, 3, 8])
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_are_told_from_channels_whatever_their_number(name, width):
+    make, call, _ = HEADS[name]
+    x = torch.randn(NODES, 5, generator=torch.Generator().manual_seed(1)).double()
+    spec = infer(
+        lambda d: make(5, d["o"]), {"o": width}, call=lambda m: call(m, x).sum(1)
+    )  # an output that does not tell
+    assert all(seg.outer == 1 for e in spec.entries.values() for axis in e.axes for seg in axis) or width == 1
+
+
+class Bent(Cat):
+    """Its units saturate on inputs as large as counts."""
+
+    def forward(self, x):
+        return self.last(torch.cat([self.b(x).tanh(), x, self.a(x).tanh()], 1))
+
+
+class Halves(nn.Module):
+    """Two dimensions of which the output says nothing apart."""
+
+    def __init__(self, dims):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, dims["a"]), nn.Linear(5, dims["b"])
+        self.last = nn.Parameter(torch.zeros(dims["a"] + dims["b"]))
+
+    def forward(self, x):
+        return 0 * self.last.sum() + self.a(x).sum(1) + self.b(x).sum(1)
+
+
+def test_units_that_look_alike_are_an_error_by_name():
+    x = torch.randn(7, 5).double()
+    assert infer(Bent, {"a": 6, "b": 9}, call=lambda m: m(x)).entries["last.weight"].axes[1][0] == Seg("b")
+    with pytest.raises(InputError, match=r"axis 0 of last may be laid out as .* or as .*does not tell them apart"):
+        infer(Halves, {"a": 6, "b": 9}, call=lambda m: m(x))
+
+
+class Odd(nn.Module):
+    """An axis that follows no multiple of its dimension."""
+
+    def __init__(self, dims):
+        super().__init__()
+        self.a, self.pad = nn.Linear(5, dims["a"]), nn.Parameter(torch.ones(max(dims["a"], 7)))
+
+    def forward(self, x):
+        return self.a(x).sum(1)
+
+
+def test_a_layout_that_is_given_is_not_asked_of_sizes():
+    x = torch.randn(7, 5).double()
+    with pytest.raises(InputError, match="axis 0 of pad"):
+        infer(Odd, {"a": 5}, call=lambda m: m(x))
+    spec = infer(Odd, {"a": 5}, layouts={"pad": {0: (Seg(None, size=7),)}})
+    assert spec.entries["pad"].shared
+
+
 class Residual(nn.Module):
     def __init__(self, dims):
         super().__init__()
@@ -189,6 +245,11 @@ def test_models_that_widths_do_not_describe_are_refused():
         infer(lambda d: nn.Linear(2, d["a"]), {"a": 3, "b": 4})
     with pytest.raises(InputError, match=r"build\(\{'a': 3\}\) failed: KeyError"):
         infer(lambda d: nn.Linear(2, d["c"]), {"a": 3})
+    with pytest.raises(InputError, match="returned int, not a torch.nn.Module"):
+        infer(lambda d: d["a"], {"a": 3})
+    with pytest.raises(InputError, match="too many orders to try"):
+        names = [f"h{i}" for i in range(9)]
+        infer(lambda d: nn.Linear(sum(d.values()), 2), dict.fromkeys(names, 3), call=lambda m: m)
     with pytest.raises(InputError, match="is lazy"):
         infer(lambda d: nn.LazyLinear(d["a"]), {"a": 3})
     with pytest.raises(InputError, match="the model's tensors change with a"):

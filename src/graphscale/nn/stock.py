@@ -54,15 +54,13 @@ class Feed:
                 f"{type(model).__name__} has a layer with cached=True: it would use the first batch's edges for every"
                 " other batch. Build it with cached=False."
             )
-        named = inspect.signature(model.forward).parameters
-        weight = graph.adj.values is not None and "edge_weight" in named and _supports(model, "edge_weight")
-        attr = graph.edge_attr is not None and "edge_attr" in named and _supports(model, "edge_attr")
+        plain = Feed.plainly(model, graph)
+        weight, attr = plain.weight, plain.attr
         notes = []
         if graph.adj.values is not None and not weight:
             notes.append("the model takes no edge_weight: edge weights are not used")
         if graph.edge_attr is not None and not attr:
             notes.append("the model takes no edge_attr: edge attributes are not used")
-        plain = Feed("edge_index", weight, attr)
         if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
             x, adj, edge_attr = toy(model, graph, 9, 30)
             with torch.no_grad():
@@ -79,6 +77,14 @@ class Feed:
         except (InputError, NotImplementedError):  # the layer takes no adj_t after all: edge_index serves it
             same = False
         return (sparse if same else plain), notes
+
+    @staticmethod
+    def plainly(model: nn.Module, graph: Graph) -> Feed:
+        """PyG's plain view, with the edge values that the model's forward names and the graph has."""
+        named = inspect.signature(model.forward).parameters
+        weight = graph.adj.values is not None and "edge_weight" in named and _supports(model, "edge_weight")
+        attr = graph.edge_attr is not None and "edge_attr" in named and _supports(model, "edge_attr")
+        return Feed("edge_index", weight, attr)
 
     def __call__(self, model: Callable[..., Any], x: Tensor | Csr, adj: Csr, edge_attr: Tensor | None) -> Tensor:
         """Logits [n, C] of a block."""

@@ -94,6 +94,15 @@ class GASConfig(NodeConfig):
                 " sage, gat, gin, pna, appnp, gcnii, or your own module:callable."
             )
 
+    @classmethod
+    def refuses(cls) -> dict[str, str]:
+        """Sub-networks, with the reason."""
+        reason = (
+            "gas cannot be cut into sub-networks: a history holds the columns of one sub-network, which mean other"
+            " hidden units to the next. Use gist without histories, or gas with replicas (--nproc)."
+        )
+        return dict.fromkeys(("num_subnets", "every", "local_sgd"), reason)
+
     def composition(self) -> str:
         """The run as a sentence of its parts."""
         whence = "the store's" if Path(self.data).is_dir() else f"p={self.num_parts}, {self.partitioner}"

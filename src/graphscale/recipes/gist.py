@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from graphscale import launch
 from graphscale.config import NodeConfig
 from graphscale.errors import InputError
 from graphscale.node_runs import read as read
@@ -57,22 +58,25 @@ class GISTConfig(SeenConfig):
     replicas: int = 1
     """Processes that train the same sub-networks, on different batches."""
     logit_scale: Literal["none", "1/m"] = "none"
-    """Divide the full width's logits by m when it is scored: a probability is then one sub-network's, not m summed."""
+    """Divide the full width's logits, m networks' summed, by m when it is scored (and the averaged bias with them)."""
     lr_drops: str = ""
     """Shares of the steps after which the learning rate is divided by 10: "0.5,0.75"."""
     evaluate: Literal["whole", "columns"] = "whole"
     """Score the full width on the first process; or a layer's columns on each, so that none ever holds the model."""
 
-    elastic = True
-
     def __post_init__(self) -> None:
         SeenConfig.__post_init__(self)
         self.demand(("num_subnets", "every", "replicas"), lambda v: v > 0, "must be above 0")
         self.drops(1)
-        if self.nproc % self.replicas:
+        if self.nproc > 1 and self.nproc % self.replicas:  # started by others, processes are counted when they meet
             raise InputError(
                 f"--nproc {self.nproc} processes cannot be parted into groups of --replicas {self.replicas}. Make one a"
                 " multiple of the other."
+            )
+        if self.batches == "full" and (self.local_sgd or self.replicas > 1):
+            raise InputError(
+                "--batches full has one batch an epoch, so that processes which should see others would see none. Leave"
+                " out --local-sgd and --replicas, or choose --batches clusters."
             )
         if self.precompute:
             raise InputError("--precompute belongs to cluster_gcn. Leave it out.")
@@ -123,7 +127,19 @@ class GISTConfig(SeenConfig):
 
     def steps_a_save(self) -> int | None:
         """Every round where processes may be lost: then no more than a round is."""
-        return self.save_steps or (self.every if self.restarts else None)
+        if launch.restarts(self.restarts) == 0:
+            return self.save_steps
+        return min(self.every, self.save_steps or self.every)
+
+    @property
+    def elastic(self) -> bool:
+        """Any number of processes may go on, but with local SGD, which has a network a process."""
+        return not self.local_sgd
+
+    def continues(self) -> tuple[str, ...]:
+        """Drops of the learning rate are shares of the epochs: with others they would lie elsewhere."""
+        names = SeenConfig.continues(self)
+        return tuple(name for name in names if name != "epochs") if self.lr_drops else names
 
     def composition(self) -> str:
         """The run as a sentence of its parts."""

@@ -14,6 +14,7 @@ All sub-networks see the same batches in the same order, as in the released code
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from graphscale import sharding
 from graphscale.errors import InputError
 from graphscale.step import Slot
 from graphscale.sync.buckets import Buckets
-from graphscale.width.plan import Plan, deal
+from graphscale.width.plan import Plan, coverage, deal
 from graphscale.width.shards import Shards, State
 from graphscale.width.spec import COUNT, MOMENTS, Build
 from graphscale.world import World
@@ -58,7 +59,7 @@ class Subnets:
         self.shards, self.num_subnets, self.every, self.seed = shards, num_subnets, every, seed
         self.replicas, self.carry, self.identity, self.clip = replicas or World(), carry, identity, clip
         self.world, self.drops, self.step = everybody or World(), tuple(drops), 0
-        self.plan = self._plan(0)
+        self.plan, self._merged = self._plan(0), True
         self._agree()
         self.hosts = list(shards.hosted(num_subnets))
         self._slots: dict[int, Slot] = {}
@@ -77,7 +78,8 @@ class Subnets:
 
     def _agree(self) -> None:
         """All ranks must hold one plan: slices of two would be put back over one another."""
-        own = self.plan.digest()
+        how = repr((self.num_subnets, self.every, self.carry, self.identity, self.step, self.shards.spec))
+        own = zlib.crc32(how.encode(), self.plan.digest())
         if self.world.totals(float(own)) != (float(own) * self.world.size,):
             raise InputError(
                 "ranks hold different plans of the sub-networks. Start all of them with the same seed and settings, and"
@@ -113,7 +115,7 @@ class Subnets:
             for slot in self._slots.values():
                 for _, buffer in slot.module.named_buffers():
                     self.replicas.first(buffer)
-        self.step = step + 1
+        self.step, self._merged = step + 1, False
         if self.step % self.every == 0:
             self.merge()
             self.plan = self._plan(self.round)
@@ -122,7 +124,14 @@ class Subnets:
 
     def merge(self) -> None:
         """Put the sub-networks back as they are, in mid-round too; their training is not touched. Collective."""
-        self.shards.aggregate(self.plan, self.num_subnets, {i: self._held(i) for i in self.hosts})
+        if not self._merged:
+            self.shards.aggregate(self.plan, self.num_subnets, {i: self._held(i) for i in self.hosts})
+            self._merged = True
+
+    def measures(self) -> dict[str, float]:
+        """Rounds so far, and the share of every hidden matrix that they have trained."""
+        rounds = -(-self.step // self.every)
+        return {"round": float(rounds), "coverage": 1.0 if self.identity else coverage(self.num_subnets, rounds)}
 
     def whole(self, into: Mapping[str, Tensor]) -> None:
         """Fill the first rank's tensors with the full width; collective. Those of other ranks are as they were."""
@@ -130,6 +139,9 @@ class Subnets:
             self.shards.whole(list(into), into if self.world.leads else None)
 
     def _begin(self) -> None:
+        for slot in self._slots.values():  # before the exchange, whose buffers take their place
+            slot.optimiser.zero_grad(set_to_none=True)
+            slot.optimiser.state.clear()
         states = self.shards.dispatch(self.plan, self.num_subnets)
         for i, slot in self._slots.items():
             self._take(slot, states[i])
@@ -146,7 +158,6 @@ class Subnets:
         own = slot.module.state_dict()
         for name, tensor in own.items():
             tensor.copy_(state[name])
-        slot.optimiser.state.clear()
         if self.carry and float(state[COUNT]) > 0:
             for name, p in slot.params().items():
                 moments = {key: state[f"{key}.{name}"].to(p) for key in MOMENTS}
@@ -191,7 +202,7 @@ class Subnets:
 
     def save(self, folder: Path) -> None:
         """Write every rank's part."""
-        sharding.save(self._parts(), folder)
+        sharding.save(self._parts(), folder, self.world)
 
     def load(self, folder: Path) -> None:
         """Read this rank's part of what any number of ranks wrote.
@@ -200,9 +211,10 @@ class Subnets:
             RuntimeError: where it is of another model or damaged.
         """
         parts = self._parts()
-        sharding.load(parts, folder)
+        sharding.load(parts, folder, self.world)
         self.step = int(parts["step"])
-        self.plan = self._plan(self.round)
+        self.plan, self._merged = self._plan(self.round), False
+        self._agree()
         for i in self.hosts:
             slot = self._slots[i]
             slot.module.load_state_dict({n: parts[f"subnet.{i}.{n}"] for n in slot.module.state_dict()})

@@ -9,7 +9,9 @@ network of its own, so a model that fails it is refused.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from graphscale.width.spec import Axis, Build, Dims, Seg, Spec, layouts_of, on_m
 
 Layouts = Mapping[str, Mapping[int, Axis]]
 Call = Callable[[nn.Module], Tensor]
-_SMALL, _MOST = 6, 3000
+_SMALL, _MOST = 6, 20_000
 
 
 def infer(build: Build, dims: Dims, *, call: Call | None = None, layouts: Layouts | None = None) -> Spec:
@@ -36,7 +38,7 @@ def infer(build: Build, dims: Dims, *, call: Call | None = None, layouts: Layout
     Raises:
         InputError: naming the tensor whose layout is ambiguous, or the dimension whose units cannot be exchanged.
     """
-    base, axes = open_axes(build, dims)
+    base, axes = open_axes(build, dims, {(name, axis) for name, given in (layouts or {}).items() for axis in given})
     for name, given in (layouts or {}).items():
         for axis, layout in given.items():
             if (name, axis) not in axes:
@@ -60,7 +62,7 @@ def infer(build: Build, dims: Dims, *, call: Call | None = None, layouts: Layout
         return spec_of(base, chosen, dims)
     trial = _Trial(build, dims, call)
     for group in _groups(unclear, dims):
-        chosen |= trial.decide(base, chosen, {p: f for p, f in unclear.items() if _names(f[0]) & group}, group)
+        chosen |= trial.decide(chosen, {p: f for p, f in unclear.items() if _names(f[0]) & group}, group)
     return spec_of(base, chosen, dims)
 
 
@@ -94,15 +96,28 @@ def small_dims(build: Build, dims: Dims) -> dict[str, int]:
 
 
 class _Trial:
-    """A small model in float64 with random state, and what it gives."""
+    """A small model with random state, and what it gives: in float64, or in float32 where its code allows no other."""
 
     def __init__(self, build: Build, dims: Dims, call: Call) -> None:
-        self.dims = small_dims(build, dims)
-        with rng.isolated(0):
-            self.model = build(self.dims).double().eval()
-            self.state = {name: _random(t) for name, t in self.model.state_dict().items()}
-        self.call = call
-        self.expected = self._outputs(self.state)
+        self.dims, self.call = small_dims(build, dims), call
+        draw = torch.Generator().manual_seed(0)
+        orders = ({dim: torch.arange(k).roll(1) for dim, k in self.dims.items()},
+                  {dim: torch.randperm(k, generator=draw) for dim, k in self.dims.items()})  # fmt: skip
+        self.orders = orders
+        for dtype in (torch.float64, torch.float32):
+            with rng.isolated(0):
+                self.model = build(self.dims).to(dtype).eval()
+            self.state = {name: _random(name, t, draw) for name, t in self.model.state_dict().items()}
+            try:
+                self.expected = self._outputs(self.state)
+            except InputError:
+                if dtype == torch.float32:
+                    raise
+                continue
+            break
+        tight = self.expected.dtype == torch.float64
+        scale = float(self.expected.abs().max()) or 1.0
+        self.rtol, self.atol = (1e-7, 1e-9 * scale) if tight else (1e-4, 1e-5 * scale)
 
     def _outputs(self, state: Mapping[str, Tensor]) -> Tensor:
         self.model.load_state_dict(state)
@@ -115,15 +130,29 @@ class _Trial:
             ) from error
 
     def decide(
-        self, base: Mapping[str, Tensor], chosen: Mapping[tuple[str, int], Axis],
-        unclear: Mapping[tuple[str, int], list[Axis]], group: set[str],
-    ) -> dict[tuple[str, int], Axis]:  # fmt: skip
-        """Layouts under which the units of the group's dimensions may be exchanged."""
-        shapes = self.model.state_dict()
+        self, chosen: Mapping[tuple[str, int], Axis], unclear: Mapping[tuple[str, int], list[Axis]], group: set[str]
+    ) -> dict[tuple[str, int], Axis]:
+        """Layouts under which the units of the group's dimensions may be exchanged.
+
+        Raises:
+            InputError: where none does, or where two that differ do.
+        """
+        found: dict[tuple[Any, ...], dict[tuple[str, int], Axis]] = {}
         for layouts in _ways(unclear):
             trial = {**chosen, **layouts}
-            if self._exchangeable(shapes, trial, group):
-                return layouts
+            moves = tuple(tuple(self._moved(trial[place], group, 0).tolist()) for place in unclear)
+            if moves not in found and all(self._exchangeable(trial, group, k) for k in range(len(self.orders))):
+                found[moves] = layouts
+        if len(found) > 1:
+            one, other, *_ = found.values()
+            name, axis = next(place for place in unclear if one[place] != other[place])
+            raise InputError(
+                f"axis {axis} of {name} may be laid out as {one[name, axis]} or as {other[name, axis]}: on a toy input"
+                " the model does not tell them apart. Give the layout: an attribute layouts ="
+                f" {{'{name}': {{{axis}: (Seg(...), ...)}}}} of the callable."
+            )
+        if found:
+            return next(iter(found.values()))
         names = ", ".join(sorted({name for name, _ in unclear})[:3])
         among = f", in any layout of {names}" if unclear else ""
         raise InputError(
@@ -132,42 +161,49 @@ class _Trial:
             " units by their position (GroupNorm, convolutions over them) cannot be cut."
         )
 
-    def _exchangeable(
-        self, shapes: Mapping[str, Tensor], layouts: Mapping[tuple[str, int], Axis], group: set[str]
-    ) -> bool:
-        draw = torch.Generator().manual_seed(0)
-        order = {dim: torch.randperm(self.dims[dim], generator=draw) for dim in sorted(group)}
+    def _moved(self, layout: Axis, group: set[str], number: int) -> Tensor:
+        """Where the numbers of an axis come from when the group's units are renumbered."""
+        order = {dim: self.orders[number][dim] for dim in group}
+        starts = itertools.accumulate((seg.length(self.dims) for seg in layout), initial=0)
+        return torch.cat([seg.places(self.dims, order) + s for seg, s in zip(layout, starts, strict=False)])
+
+    def _exchangeable(self, layouts: Mapping[tuple[str, int], Axis], group: set[str], number: int) -> bool:
         moved = {}
         for name, tensor in self.state.items():
             for axis, size in enumerate(tensor.shape):
-                layout = self._at_small_widths(layouts[name, axis], size)
-                if layout is None:
+                layout = layouts[name, axis]
+                if sum(seg.length(self.dims) for seg in layout) != size:
                     return False
                 if _names(layout) & group:
-                    starts = itertools.accumulate((seg.length(self.dims) for seg in layout), initial=0)
-                    places = [seg.places(self.dims, order) + s for seg, s in zip(layout, starts, strict=False)]
-                    tensor = tensor.index_select(axis, torch.cat(places))
+                    tensor = tensor.index_select(axis, self._moved(layout, group, number))
             moved[name] = tensor
-        found = self._outputs(moved)
-        scale = float(self.expected.abs().max()) or 1.0
-        return bool(torch.allclose(found, self.expected, rtol=1e-7, atol=1e-9 * scale))
-
-    def _at_small_widths(self, layout: Axis, size: int) -> Axis | None:
-        return layout if sum(seg.length(self.dims) for seg in layout) == size else None
+        return bool(torch.allclose(self._outputs(moved), self.expected, rtol=self.rtol, atol=self.atol))
 
 
-def _ways(unclear: Mapping[tuple[str, int], list[Axis]]) -> itertools.chain[dict[tuple[str, int], Axis]]:
-    """Choices of a layout for every axis: the same kind everywhere first."""
-    longest = max((len(found) for found in unclear.values()), default=1)
-    alike = ({p: found[min(k, len(found) - 1)] for p, found in unclear.items()} for k in range(longest))
-    last = ({p: found[-1 - min(k, len(found) - 1)] for p, found in unclear.items()} for k in range(longest))
-    every = (dict(zip(unclear, way, strict=True)) for way in itertools.product(*unclear.values()))
-    return itertools.chain(alike, last, itertools.islice(every, _MOST))
+def _ways(unclear: Mapping[tuple[str, int], list[Axis]]) -> Iterator[dict[tuple[str, int], Axis]]:
+    """Choices of a layout for every axis.
+
+    Raises:
+        InputError: where there are too many to try.
+    """
+    count = math.prod(len(found) for found in unclear.values())
+    if count > _MOST:
+        name, axis = max(unclear, key=lambda place: len(unclear[place]))
+        raise InputError(
+            f"{count:,} layouts of {len(unclear)} axes, axis {axis} of {name} first, are too many to try. Give those"
+            f" that you know: an attribute layouts = {{'{name}': {{{axis}: (Seg(...), ...)}}}} of the callable."
+        )
+    return (dict(zip(unclear, way, strict=True)) for way in itertools.product(*unclear.values()))
 
 
-def _random(tensor: Tensor) -> Tensor:
-    """Values that leave nothing hidden, as zeros and ones of a fresh model would; positive, as variances are."""
-    return torch.rand_like(tensor) + 0.5 if tensor.is_floating_point() else tensor.clone()
+def _random(name: str, tensor: Tensor, draw: torch.Generator) -> Tensor:
+    """Values that leave nothing hidden, as zeros and ones of a fresh model would; small, so that nothing saturates."""
+    if not tensor.is_floating_point():
+        return tensor.clone()
+    if "var" in name.rpartition(".")[2]:
+        return (torch.rand(tensor.shape, generator=draw, dtype=torch.float64) + 0.5).to(tensor)
+    scale = 1.0 / math.sqrt(tensor.shape[-1]) if tensor.dim() > 1 else 0.5
+    return (scale * torch.randn(tensor.shape, generator=draw, dtype=torch.float64)).to(tensor)
 
 
 __all__ = ["Call", "Layouts", "Seg", "infer", "layouts_of"]

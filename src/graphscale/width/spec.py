@@ -4,14 +4,14 @@ A model is given as ``build(dims)``, dims naming the widths of its hidden dimens
 Doubling one width at a time on meta tensors tells which axes follow it and how often (as muP's base shapes do).
 An axis may hold a dimension several times, ``[outer, dim, inner]`` flattened: GraphSAGE's concatenation is outer,
 the channels of attention heads are inner; or several dimensions one after the other, as jumping knowledge does.
-Where sizes leave that open, ``nn``'s exchangeability decides (``width.exchange``).
+Where sizes leave that open, the exchangeability of units decides (``width.inference``).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +21,7 @@ from graphscale.errors import InputError, told
 
 Dims = Mapping[str, int]
 MOMENTS, COUNT = ("exp_avg", "exp_avg_sq"), "steps"  # Adam's state of a parameter, and its steps
-_MOST = 5040  # orders of an axis that are tried
+_PARTS = 7  # of an axis of several dimensions: 5,040 orders are tried
 Build = Callable[[dict[str, int]], nn.Module]
 
 
@@ -106,6 +106,10 @@ def on_meta(build: Build, dims: Dims) -> nn.Module:
             f"build({dict(dims)}) failed: {told(error)}. It must make a module of any widths; tie those that must be"
             " equal by one name."
         ) from error
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"build({dict(dims)}) returned {type(module).__name__}, not a torch.nn.Module. Return the model."
+        )
     lazy = [name for name, p in module.named_parameters() if isinstance(p, nn.parameter.UninitializedParameter)]
     if lazy:
         raise InputError(f"{lazy[0]} is lazy: its shape is not known. Give the number of input features to the layer.")
@@ -116,7 +120,9 @@ def _state(build: Build, dims: Dims) -> dict[str, Tensor]:
     return on_meta(build, dims).state_dict()
 
 
-def _slopes(build: Build, dims: Dims) -> tuple[dict[str, Tensor], dict[str, list[dict[str, int]]]]:
+def _slopes(
+    build: Build, dims: Dims, given: Collection[tuple[str, int]]
+) -> tuple[dict[str, Tensor], dict[str, list[dict[str, int]]]]:
     """(the state on meta, for every tensor and axis how many numbers an element of each dimension has there)."""
     base = _state(build, dims)
     slopes: dict[str, list[dict[str, int]]] = {name: [{} for _ in t.shape] for name, t in base.items()}
@@ -133,6 +139,8 @@ def _slopes(build: Build, dims: Dims) -> tuple[dict[str, Tensor], dict[str, list
                     f"{name} has another number of axes where {dim} is wider. Widths may change shapes only."
                 )
             for axis, (small, large) in enumerate(zip(tensor.shape, wider[name].shape, strict=True)):
+                if (name, axis) in given:
+                    continue
                 if (large - small) % width:
                     raise InputError(
                         f"axis {axis} of {name} grows from {small} to {large} as {dim} doubles from {width}: it is no"
@@ -157,7 +165,7 @@ def layouts_of(slopes: Mapping[str, int], size: int, dims: Dims) -> Iterator[Axi
     if len(parts) > 1 and any(len(ways) > 1 for ways in parts):  # a dimension that comes back, others between
         apart = [seg for ways in parts for seg in (ways[:1] * ways[0].outer if ways[0].dim else ways)]
         singles = [replace(seg, outer=1) for seg in apart]
-        together = set(itertools.islice(itertools.permutations(singles), _MOST))
+        together = set(itertools.permutations(singles))
         yield from sorted(together, key=lambda order: [seg.dim or "" for seg in order])
 
 
@@ -165,15 +173,20 @@ def _divisors(k: int) -> list[int]:
     return [c for c in range(1, k + 1) if k % c == 0]
 
 
-def open_axes(build: Build, dims: Dims) -> tuple[dict[str, Tensor], dict[tuple[str, int], list[Axis]]]:
+def open_axes(
+    build: Build, dims: Dims, given: Collection[tuple[str, int]] = ()
+) -> tuple[dict[str, Tensor], dict[tuple[str, int], list[Axis]]]:
     """(the state on meta, every axis with the layouts that its sizes allow, the likeliest first).
+
+    Args:
+        given: axes of tensors whose layout is known, of which sizes are not asked.
 
     Raises:
         InputError: where sizes follow the widths in no way that slices could.
     """
     if not dims:
         raise InputError("no hidden dimension is named: there is nothing to cut. Give dims such as {'h1': 256}.")
-    base, slopes = _slopes(build, dims)
+    base, slopes = _slopes(build, dims, given)
     found: dict[tuple[str, int], list[Axis]] = {}
     for name, tensor in base.items():
         for axis, size in enumerate(tensor.shape):
@@ -182,8 +195,18 @@ def open_axes(build: Build, dims: Dims) -> tuple[dict[str, Tensor], dict[tuple[s
                     f"axis {axis} of {name} has {size} numbers, fewer than its widths add up to. Give its layout:"
                     f" layouts={{'{name}': {{{axis}: (...)}}}}."
                 )
-            found[name, axis] = list(layouts_of(slopes[name][axis], size, dims))
+            follows = slopes[name][axis]
+            if sum(follows.values()) > _PARTS:
+                followed = ", ".join(f"{dim} {k} times" for dim, k in follows.items())
+                if len(follows) > 1:
+                    raise InputError(
+                        f"axis {axis} of {name} holds {followed}: too many orders to try. Give its layout:"
+                        f" layouts={{'{name}': {{{axis}: (...)}}}}."
+                    )
+            found[name, axis] = list(dict.fromkeys(layouts_of(follows, size, dims)))
     named = {dim for axes in slopes.values() for axis in axes for dim in axis}
+    if given:
+        named |= set(dims)
     if unused := sorted(set(dims) - named):
         raise InputError(
             f"no tensor of the model follows {', '.join(unused)}. Use it in build, or leave it out of dims."
