@@ -256,16 +256,22 @@ def _later(run: Callable[..., int]) -> Callable[..., Callable[[], int]]:
     return with_arguments
 
 
+def _first_speaks() -> None:
+    """Other ranks wait: the first one says the same, and the launcher then ends them."""
+    if "graphscale.world" in sys.modules and not sys.modules["graphscale.world"].leading():
+        time.sleep(10)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except InputError as error:
-        if "graphscale.world" in sys.modules and not sys.modules["graphscale.world"].leading():
-            time.sleep(10)  # the first rank says the same, and the launcher then ends this one
+        _first_speaks()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a library said
         return launch.ends(2)
     except DivergenceError as error:
+        _first_speaks()
         print(f"error: {error}", file=sys.stderr)
         return launch.ends(1)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
@@ -92,6 +93,10 @@ class TrainConfig:
         self.demand((*positive, "patience", "threads", "clip"), lambda v: v > 0, "must be above 0")
         self.demand(("lr", "clip", "weight_decay", "save_seconds"), lambda v: v < math.inf, "must be finite")
         self.demand(("seed", "split", "weight_decay", "prefetch", "restarts"), lambda v: v >= 0, "cannot be negative")
+
+    def lives(self) -> int:
+        """How often lost processes are started again: as asked of us, or of torchrun."""
+        return max(self.restarts, int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)))
 
     @classmethod
     def refuses(cls) -> dict[str, str]:

@@ -62,11 +62,6 @@ def launch(nproc: int, argv: Sequence[str], *, advice: str, restarts: int = 0) -
     return 0
 
 
-def restarts(asked: int) -> int:
-    """How often lost ranks are started again: as asked of us, or of torchrun."""
-    return max(asked, int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)))
-
-
 def ends(code: int) -> int:
     """The exit code of a rank that ends by itself; noted, or the launcher would start it again as if it were lost."""
     if VERDICT in os.environ:

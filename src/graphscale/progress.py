@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from graphscale import launch
 from graphscale.config import TrainConfig
 from graphscale.loop import Log
 from graphscale.world import World
@@ -24,7 +23,7 @@ class Progress:
     @staticmethod
     def of(place: Path, log: Log, world: World, config: TrainConfig) -> Progress | None:
         """That of a run whose processes may be started again, on the rank that leads."""
-        return Progress(place / "progress", log.steps) if launch.restarts(config.restarts) and world.leads else None
+        return Progress(place / "progress", log.steps) if config.lives() and world.leads else None
 
     def at(self, steps: int) -> None:
         """Note the number of steps done."""

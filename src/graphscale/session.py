@@ -23,7 +23,7 @@ from graphscale.progress import Progress
 from graphscale.run import Run, check
 from graphscale.settings import demand_applied, recipe_of
 from graphscale.step import Sharded
-from graphscale.world import World, joined
+from graphscale.world import World, joined, launched
 
 
 def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -
             f"{type(config).__name__} is no configuration of {recipe}. Make one: graphscale.configure('{recipe}', ...)."
         )
     demand_applied(recipe, config)
-    if launch.restarts(0) and config.out is None:
+    if config.lives() and config.out is None and launched():
         raise InputError(
             "torchrun would start this run's lost processes again, and they must find its folder. Give it with --out."
         )

@@ -254,6 +254,8 @@ def test_check_refuses_what_cannot_mean_anything():
     refuse(replace(good, sync=Slots(slot)), "no trainable parameter")
 
     class Parts(Slots):
+        every = 1
+
         def save(self, folder): ...
 
         def load(self, folder): ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pieces import HEADS, NODES, ONE_IN_ONE_OUT, TIED
+from pieces import HEADS, NODES, ONE_IN_ONE_OUT, TIED, plain
 from torch import nn
 
 from graphscale.errors import InputError
@@ -172,23 +172,17 @@ class Bent(Cat):
         return self.last(torch.cat([self.b(x).tanh(), x, self.a(x).tanh()], 1))
 
 
-class Halves(nn.Module):
-    """Two dimensions of which the output says nothing apart."""
-
-    def __init__(self, dims):
-        super().__init__()
-        self.a, self.b = nn.Linear(5, dims["a"]), nn.Linear(5, dims["b"])
-        self.last = nn.Parameter(torch.zeros(dims["a"] + dims["b"]))
-
-    def forward(self, x):
-        return 0 * self.last.sum() + self.a(x).sum(1) + self.b(x).sum(1)
-
-
-def test_units_that_look_alike_are_an_error_by_name():
+def test_units_that_saturate_are_told_apart():
     x = torch.randn(7, 5).double()
-    assert infer(Bent, {"a": 6, "b": 9}, call=lambda m: m(x)).entries["last.weight"].axes[1][0] == Seg("b")
-    with pytest.raises(InputError, match=r"axis 0 of last may be laid out as .* or as .*does not tell them apart"):
-        infer(Halves, {"a": 6, "b": 9}, call=lambda m: m(x))
+    spec = infer(Bent, {"a": 1, "b": 2}, call=lambda m: m(x))  # too few units to exchange: the trial takes others
+    assert spec.entries["last.weight"].axes[1] == (Seg("b"), Seg(None, size=5), Seg("a"))
+
+
+def test_of_layouts_that_do_not_matter_the_most_uniform_is_taken():
+    x = torch.randn(NODES, 5).double()
+    make = HEADS["TransformerConv heads"][0]
+    spec = infer(lambda d: make(5, d["o"]), {"o": 4}, call=lambda m: plain(m, x).sum(1))
+    assert {seg.inner for seg in spec.entries["lin_key.bias"].axes[0]} == {3}
 
 
 class Odd(nn.Module):

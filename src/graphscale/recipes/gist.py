@@ -22,7 +22,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from graphscale import launch
 from graphscale.config import NodeConfig
 from graphscale.errors import InputError
 from graphscale.node_runs import read as read
@@ -127,7 +126,7 @@ class GISTConfig(SeenConfig):
 
     def steps_a_save(self) -> int | None:
         """Every round where processes may be lost: then no more than a round is."""
-        if launch.restarts(self.restarts) == 0:
+        if self.lives() == 0:
             return self.save_steps
         return min(self.every, self.save_steps or self.every)
 

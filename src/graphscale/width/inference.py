@@ -22,7 +22,7 @@ from graphscale.width.spec import Axis, Build, Dims, Seg, Spec, layouts_of, on_m
 
 Layouts = Mapping[str, Mapping[int, Axis]]
 Call = Callable[[nn.Module], Tensor]
-_SMALL, _MOST = 6, 20_000
+_SMALL, _MOST = 5, 20_000
 
 
 def infer(build: Build, dims: Dims, *, call: Call | None = None, layouts: Layouts | None = None) -> Spec:
@@ -83,38 +83,39 @@ def _groups(unclear: Mapping[tuple[str, int], list[Axis]], dims: Dims) -> list[s
     return groups
 
 
-def small_dims(build: Build, dims: Dims) -> dict[str, int]:
-    """Small widths at which the model can be built."""
-    for most in (_SMALL, 4 * _SMALL):
-        small = {dim: min(width, most) for dim, width in dims.items()}
-        try:
-            on_meta(build, small)
-        except InputError:
-            continue
-        return small
-    return dict(dims)
+def small_dims(dims: Dims) -> list[dict[str, int]]:
+    """Small widths to try a model at, the most telling first: all different, all alike, wider, its own."""
+    found = [{dim: _SMALL + place for place, dim in enumerate(dims)}]
+    return [
+        *found,
+        *({dim: min(width, most) for dim, width in dims.items()} for most in (_SMALL, 4 * _SMALL)),
+        {**dims},
+    ]
 
 
 class _Trial:
     """A small model with random state, and what it gives: in float64, or in float32 where its code allows no other."""
 
     def __init__(self, build: Build, dims: Dims, call: Call) -> None:
-        self.dims, self.call = small_dims(build, dims), call
-        draw = torch.Generator().manual_seed(0)
-        orders = ({dim: torch.arange(k).roll(1) for dim, k in self.dims.items()},
-                  {dim: torch.randperm(k, generator=draw) for dim, k in self.dims.items()})  # fmt: skip
-        self.orders = orders
-        for dtype in (torch.float64, torch.float32):
-            with rng.isolated(0):
-                self.model = build(self.dims).to(dtype).eval()
-            self.state = {name: _random(name, t, draw) for name, t in self.model.state_dict().items()}
+        self.call, first = call, None
+        for small, dtype in itertools.product(small_dims(dims), (torch.float64, torch.float32)):
             try:
+                self.dims = small
+                with rng.isolated(0):
+                    self.model = on_meta(build, small) and build(small).to(dtype).eval()
+                draw = torch.Generator().manual_seed(0)
+                self.state = {name: _random(name, t, draw) for name, t in self.model.state_dict().items()}
                 self.expected = self._outputs(self.state)
-            except InputError:
-                if dtype == torch.float32:
-                    raise
-                continue
-            break
+                break
+            except InputError as error:
+                first = first or error
+        else:
+            assert first is not None
+            raise first
+        self.orders = (
+            {dim: torch.arange(k).roll(1) for dim, k in self.dims.items()},
+            {dim: torch.randperm(k, generator=draw) for dim, k in self.dims.items()},
+        )
         tight = self.expected.dtype == torch.float64
         scale = float(self.expected.abs().max()) or 1.0
         self.rtol, self.atol = (1e-7, 1e-9 * scale) if tight else (1e-4, 1e-5 * scale)
@@ -144,7 +145,14 @@ class _Trial:
             if moves not in found and all(self._exchangeable(trial, group, k) for k in range(len(self.orders))):
                 found[moves] = layouts
         if len(found) > 1:
-            one, other, *_ = found.values()
+            # Of equals the most uniform: a bias that softmax cancels is laid out as its weight is.
+            ranked = sorted(found.values(), key=lambda layouts: len(set(layouts.values())))
+            one, other = next(
+                ((ranked[0], o) for o in ranked[1:] if any(self._matters(p) for p in unclear if o[p] != ranked[0][p])),
+                (ranked[0], None),
+            )
+            if other is None:
+                return one
             name, axis = next(place for place in unclear if one[place] != other[place])
             raise InputError(
                 f"axis {axis} of {name} may be laid out as {one[name, axis]} or as {other[name, axis]}: on a toy input"
@@ -160,6 +168,12 @@ class _Trial:
             " them is no network of its own. Give dimensions that are added together one name; layers that treat"
             " units by their position (GroupNorm, convolutions over them) cannot be cut."
         )
+
+    def _matters(self, place: tuple[str, int]) -> bool:
+        """Whether the order of an axis matters to the outputs: it does not where a tensor has no effect on them."""
+        name, axis = place
+        turned = {**self.state, name: self.state[name].roll(1, axis)}
+        return not torch.allclose(self._outputs(turned), self.expected, rtol=self.rtol, atol=self.atol)
 
     def _moved(self, layout: Axis, group: set[str], number: int) -> Tensor:
         """Where the numbers of an axis come from when the group's units are renumbered."""

@@ -191,7 +191,8 @@ class Shards:
         size = next((p.element_size() for parts in outgoing for p in parts), 4)
         self.packed += size * sum(counts)
         self.sent += size * (sum(counts) - counts[self.world.rank])
-        flat = torch.cat([part.reshape(-1) for parts in outgoing for part in parts])
+        own = next(iter(self.own.values()))
+        flat = torch.cat([own.new_empty(0), *(part.reshape(-1) for parts in outgoing for part in parts)])
         expected = [sum(math.prod(shape) for *_, shape in parts) for parts in shapes]
         got, _ = self.world.exchange(flat, counts, expected)
         start = 0

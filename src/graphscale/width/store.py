@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from graphscale import rng
 from graphscale.errors import InputError
 from graphscale.width.inference import small_dims
 from graphscale.width.shards import Shards
-from graphscale.width.spec import COUNT, MOMENTS, Build, Entry, Spec
+from graphscale.width.spec import COUNT, MOMENTS, Build, Entry, Spec, on_meta
 from graphscale.world import World
 
 _CHUNK = 64  # rows drawn together
@@ -83,7 +84,7 @@ def rules_of(build: Build, spec: Spec) -> dict[str, Rule]:
     with _Fills() as fills, torch.device("meta"):
         found = fills.of(build(dict(spec.dims)))
     with _Fills() as fills:  # of some initialisers nothing is seen on meta: a small model shows them
-        small = fills.of(build(small_dims(build, spec.dims)))
+        small = fills.of(build(_buildable(build, spec)))
     for name, rule in found.items():
         if rule is None or small[name] is None or small[name][0] != rule[0]:
             raise InputError(
@@ -91,6 +92,15 @@ def rules_of(build: Build, spec: Spec) -> dict[str, Rule]:
                 " out --evaluate columns and build the model whole, or change how it is initialised."
             )
     return {name: rule for name, rule in found.items() if rule is not None}
+
+
+def _buildable(build: Build, spec: Spec) -> dict[str, int]:
+    """Small widths at which the model can be built."""
+    for small in small_dims(spec.dims):
+        with suppress(InputError):
+            on_meta(build, small)
+            return small
+    return spec.dims
 
 
 class _Fills(TorchDispatchMode):
