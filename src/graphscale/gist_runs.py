@@ -81,7 +81,7 @@ def build(config: GISTConfig, views: Views, seed: int, make: Build) -> Run:
 
         def slot_of(module: nn.Module) -> Slot:
             own, _ = _fed(config, module, views)
-            optimiser = torch.optim.Adam(nodes.decayed(config, module), lr=config.lr)
+            optimiser = nodes.adam(config, module)
             return Slot(module, optimiser, node_loss(plain(module, own, bf16=config.precision == "bf16")))
 
         sync = Subnets(

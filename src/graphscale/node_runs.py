@@ -66,8 +66,6 @@ def composed(
         evaluate: another way to the exact scores.
         ends: see ``Run``.
     """
-    import torch
-
     from graphscale import metrics, nodes
     from graphscale.evaluation import Exact
     from graphscale.run import Run, device_of
@@ -75,7 +73,7 @@ def composed(
     from graphscale.world import World
 
     world, device = World.current(), device_of(config.device)
-    optimiser = torch.optim.Adam(nodes.decayed(config, model), lr=config.lr)
+    optimiser = nodes.adam(config, model)
     scored = metrics.names(views.whole.num_classes, multilabel=views.whole.multilabel)
     return Run(
         model=model,

@@ -15,7 +15,7 @@ from graphscale.batches.cluster import ClusterBatches
 from graphscale.errors import InputError
 from graphscale.loop import fetch
 from graphscale.nn.compensation import demand_exact
-from graphscale.nn.fast_dropout import NoChance
+from graphscale.nn.fast_calls import NoChance
 from graphscale.nn.history import TABLE, attach, with_history
 from graphscale.nn.stock import Feed
 from graphscale.tables.history import History

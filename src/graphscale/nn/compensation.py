@@ -33,7 +33,7 @@ from graphscale.batch import Batch
 from graphscale.csr import Csr, from_entries
 from graphscale.errors import InputError
 from graphscale.graph import Graph
-from graphscale.nn.fast_dropout import NoChance
+from graphscale.nn.fast_calls import NoChance
 from graphscale.nn.history import TABLE, Seen, columns
 from graphscale.nn.in_batch import InBatchWeights
 from graphscale.nn.plain import Call

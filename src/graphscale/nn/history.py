@@ -25,7 +25,7 @@ from graphscale.batch import Batch
 from graphscale.errors import InputError
 from graphscale.graph import Graph
 from graphscale.nn import lipschitz, tiles
-from graphscale.nn.fast_dropout import NoChance
+from graphscale.nn.fast_calls import NoChance
 from graphscale.nn.lipschitz import Noise
 from graphscale.nn.plain import Call
 from graphscale.nn.roots import roots_only

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from graphscale.csr import Csr, from_entries
 from graphscale.edge_view import BlockEdges
 from graphscale.errors import InputError, told
+from graphscale.feature_view import SparseRows
 from graphscale.graph import Graph, take_rows
 from graphscale.kernels.shared import sparse_tensor
-from graphscale.nn.fast_dropout import FastDropout
+from graphscale.nn.fast_calls import FastCalls
 from graphscale.nn.trial import on_trial
 
 View = Literal["edge_index", "adj_t", "block"]
@@ -31,11 +32,12 @@ View = Literal["edge_index", "adj_t", "block"]
 
 @dataclass(frozen=True)
 class Feed:
-    """How a model is called: which view of the block, and which edge values it takes."""
+    """How a model is called: which view of the block, which edge values it takes, and whether features stay sparse."""
 
     view: View
     weight: bool
     attr: bool
+    sparse: bool = False
 
     @staticmethod
     def of(model: nn.Module, graph: Graph, *, bf16: bool = False, faster: bool = True) -> tuple[Feed, list[str]]:
@@ -67,7 +69,8 @@ class Feed:
                 plain(model, x, adj, edge_attr)  # layers that learn their widths from data do so before training
         reference = _trial(model, plain, graph)
         if faster and not attr and _accelerated(model, plain, graph):
-            return replace(plain, view="block"), notes
+            fast = replace(plain, view="block")
+            return replace(fast, sparse=isinstance(graph.x, Csr) and _takes_sparse(model, fast, graph)), notes
         fused = [bool(getattr(m, "fuse", False)) for m in model.modules() if hasattr(m, "propagate")]
         if attr or bf16 or not fused or not all(fused):
             return plain, notes
@@ -88,7 +91,7 @@ class Feed:
 
     def __call__(self, model: Callable[..., Any], x: Tensor | Csr, adj: Csr, edge_attr: Tensor | None) -> Tensor:
         """Logits [n, C] of a block."""
-        dense = x.dense() if isinstance(x, Csr) else x
+        dense = x if not isinstance(x, Csr) else SparseRows.of(x) if self.sparse else x.dense()
         keywords: dict[str, Tensor] = {}
         if self.attr and edge_attr is not None:
             keywords["edge_attr"] = edge_attr
@@ -98,7 +101,7 @@ class Feed:
             edges = BlockEdges.of(adj, dense.dtype, weighted=self.weight)
             if edges.weight is not None:
                 keywords["edge_weight"] = edges.weight
-            with FastDropout():
+            with FastCalls():
                 return cast(Tensor, model(dense, edges, **keywords))
         if self.weight and adj.values is not None:
             keywords["edge_weight"] = adj.values.to(dense.dtype)
@@ -126,20 +129,36 @@ def _accelerated(model: nn.Module, plain: Feed, graph: Graph) -> bool:
     return False
 
 
-def _gradients(model: nn.Module, feed: Feed, graph: Graph) -> list[Tensor]:
+def _takes_sparse(model: nn.Module, feed: Feed, graph: Graph) -> bool:
+    """Whether a fast model gives the same of sparse features as of dense ones."""
+    dense = _gradients(model, feed, graph, constant=True)
+    try:
+        sparse = _gradients(model, feed, graph, constant=True, sparse=True)
+    except Exception:  # code that reads a tensor's memory, of any kind
+        return False
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(dense, sparse, strict=True))
+
+
+def _gradients(model: nn.Module, feed: Feed, graph: Graph, **features: bool) -> list[Tensor]:
     """Logits on a toy graph in evaluation mode, gradients of the mean of their squares; in float64 where it can be."""
     try:
-        return _gradients_in(torch.float64, model, feed, graph)
+        return _gradients_in(torch.float64, model, feed, graph, **features)
     except (RuntimeError, ValueError, TypeError):  # somebody's own code may make float32 of its own
-        return _gradients_in(None, model, feed, graph)
+        return _gradients_in(None, model, feed, graph, **features)
 
 
-def _gradients_in(dtype: torch.dtype | None, model: nn.Module, feed: Feed, graph: Graph) -> list[Tensor]:
+def _gradients_in(
+    dtype: torch.dtype | None, model: nn.Module, feed: Feed, graph: Graph, *, constant: bool = False,
+    sparse: bool = False,
+) -> list[Tensor]:  # fmt: skip
     trial = on_trial(model, dtype=dtype)
     x, adj, attr = toy(model, graph, 30, 120)
     if dtype is not None:
         x, attr = (t.to(dtype) if t is not None and t.is_floating_point() else t for t in (x, attr))  # type: ignore[assignment]
-    x = x.clone().requires_grad_(x.is_floating_point())
+    x = x.clone().requires_grad_(x.is_floating_point() and not constant)
+    if sparse:
+        row, col = x.nonzero().t()
+        x = SparseRows(from_entries(row, col, (x.shape[0], x.shape[1]), x[row, col])[0], x.dtype)
     logits = feed(trial, x, adj, attr)
     parameters = [*([x] if x.requires_grad else []), *(p for p in trial.parameters() if p.requires_grad)]
     found = torch.autograd.grad(logits.square().mean(), parameters, allow_unused=True)

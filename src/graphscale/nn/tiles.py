@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from graphscale import scratch
 from graphscale.csr import Csr
 from graphscale.graph import Graph, take_rows
-from graphscale.nn.fast_dropout import NoChance
+from graphscale.nn.fast_calls import NoChance
 from graphscale.nn.splice import Rows, last_input, spliced
 from graphscale.nn.stock import Feed, toy
 from graphscale.nn.trial import TRIED, alike, on_trial

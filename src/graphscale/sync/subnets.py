@@ -160,7 +160,7 @@ class Subnets:
             tensor.copy_(state[name])
         if self.carry and float(state[COUNT]) > 0:
             for name, p in slot.params().items():
-                moments = {key: state[f"{key}.{name}"].to(p) for key in MOMENTS}
+                moments = {key: state[f"{key}.{name}"].to(p, copy=True) for key in MOMENTS}
                 slot.optimiser.state[p] = {"step": state[COUNT].clone(), **moments}
 
     def _held(self, number: int) -> dict[str, Tensor]:

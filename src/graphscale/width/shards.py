@@ -54,7 +54,7 @@ class Shards:
         return range(self.world.rank if rank is None else rank, num_subnets, self.world.size)
 
     def dispatch(self, plan: Plan, num_subnets: int) -> dict[int, State]:
-        """The states of this rank's sub-networks; collective."""
+        """The states of this rank's sub-networks, to be read: what is not cut lies in the shards still. Collective."""
         parts: dict[int, dict[str, list[Tensor]]] = {i: {} for i in self.hosted(num_subnets)}
         for names in self._by_type():
             cuts = {i: self._places(plan, i, names) for i in range(num_subnets)}
@@ -72,7 +72,7 @@ class Shards:
                 parts[i].setdefault(name, []).append(part)
         return {
             i: {
-                **{name: torch.cat(rows) for name, rows in found.items()},
+                **{name: rows[0] if len(rows) == 1 else torch.cat(rows) for name, rows in found.items()},
                 **{n: t.clone() for n, t in self.shared.items()},
             }
             for i, found in parts.items()
@@ -181,23 +181,33 @@ class Shards:
         return rows
 
     def _put(self, rows: Tensor, places: list[Tensor], first: Tensor, part: Tensor) -> None:
-        rows[torch.meshgrid(*(at.to(rows.device) for at in (first, *places[1:])), indexing="ij")] = part
+        """Write a part over what lies at its places."""
+        axes = [at.to(rows.device) for at in (first, *places[1:])]
+        cut = [axis for axis, at in enumerate(axes) if at.numel() != rows.shape[axis]] or [0]
+        if len(cut) == 1:  # whole rows, or whole columns, are moved as such
+            rows.index_copy_(cut[0], axes[cut[0]], part)
+            return
+        rows[tuple(at.view(*(-1 if i == axis else 1 for i in range(len(axes)))) for axis, at in enumerate(axes))] = part
 
     def _exchanged(
         self, outgoing: list[list[Tensor]], shapes: list[list[tuple[int, str, tuple[int, ...]]]]
     ) -> Iterator[tuple[int, str, Tensor]]:
         """One exchange: what the ranks sent, part by part, in the order of ranks."""
         counts = [sum(part.numel() for part in parts) for parts in outgoing]
-        size = next((p.element_size() for parts in outgoing for p in parts), 4)
+        size, here = next((p.element_size() for parts in outgoing for p in parts), 4), self.world.rank
         self.packed += size * sum(counts)
-        self.sent += size * (sum(counts) - counts[self.world.rank])
-        own = next(iter(self.own.values()))
-        flat = torch.cat([own.new_empty(0), *(part.reshape(-1) for parts in outgoing for part in parts)])
+        self.sent += size * (sum(counts) - counts[here])
         expected = [sum(math.prod(shape) for *_, shape in parts) for parts in shapes]
-        got, _ = self.world.exchange(flat, counts, expected)
+        counts[here] = expected[here] = 0  # what stays is not copied to and fro
+        own = next(iter(self.own.values()))
+        leaving = [part.reshape(-1) for rank, parts in enumerate(outgoing) if rank != here for part in parts]
+        got, _ = self.world.exchange(torch.cat([own.new_empty(0), *leaving]), counts, expected)
         start = 0
-        for parts in shapes:
-            for number, name, shape in parts:
+        for rank, parts in enumerate(shapes):
+            for place, (number, name, shape) in enumerate(parts):
+                if rank == here:
+                    yield number, name, outgoing[here][place].view(shape)
+                    continue
                 stop = start + math.prod(shape)
                 yield number, name, got[start:stop].view(shape)
                 start = stop

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from graphscale.edge_view import BlockEdges
+from graphscale.feature_view import dense
 
 
 class Fast:
@@ -36,8 +37,8 @@ class Fast:
 
 
 def narrow(x: Tensor) -> Tensor:
-    """X in the type that a product under autocast would give it: sums read half the bytes then."""
-    device = x.device.type
+    """X as sums over neighbours take it: dense, in the type of a product under autocast, which is half the bytes."""
+    x, device = dense(x), x.device.type
     if torch.is_autocast_enabled(device) and x.dtype == torch.float32:
         return x.to(torch.get_autocast_dtype(device))
     return x

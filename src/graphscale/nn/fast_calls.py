@@ -1,4 +1,4 @@
-"""The dropout of a model that is not ours: by the house's kernel, or none while it is on trial."""
+"""Calls of a model that is not ours which the house's kernels answer: dropout, and products of sparse features."""
 
 from __future__ import annotations
 
@@ -8,25 +8,39 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from graphscale.feature_view import SparseRows
 from graphscale.kernels.dropout import dropout
 
 _DROPS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
 
 
-class FastDropout(TorchFunctionMode):
-    """While it is entered, ``torch.nn.functional.dropout``, whoever calls it, draws by ``kernels.dropout``."""
+class FastCalls(TorchFunctionMode):
+    """While it is entered, ``dropout`` and ``linear`` of ``torch.nn.functional``, whoever calls them, are fast.
+
+    The first draws by ``kernels.dropout``; both keep sparse features sparse.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Any other function is torch's."""
         kwargs = kwargs or {}
         if func is F.dropout and not NoChance.entered:
             return _dropout(*args, **kwargs)
+        if func is F.linear:
+            return _linear(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
+    if isinstance(input, SparseRows) and not input.requires_grad and weight.dtype == input.dtype:
+        return input.linear(weight, bias)
+    return F.linear(input, weight, bias)
 
 
 def _dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
     if inplace or not 0 <= p < 1 or not input.is_floating_point():
         return F.dropout(input, p, training, inplace)
+    if isinstance(input, SparseRows):
+        return input.dropped(p) if training else input
     return dropout(input, p, training)
 
 
