@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from graphscale import sharding
+from graphscale import rng, sharding
+from graphscale.batch import Batch
 from graphscale.errors import InputError
-from graphscale.step import Slot
+from graphscale.step import Objective, Outcome, Params, Slot
 from graphscale.sync.buckets import Buckets
 from graphscale.width.plan import Plan, coverage, deal
 from graphscale.width.shards import Shards, State
@@ -66,7 +68,8 @@ class Subnets:
         self._buckets: dict[int, Buckets] = {}
         for i in self.hosts:
             module = build(self.plan.dims(i)).to(device or torch.device("cpu"))
-            self._slots[i] = slot_of(module)
+            slot = slot_of(module)
+            self._slots[i] = slot if identity or i == 0 else replace(slot, objective=_apart(slot.objective, i))
             if self.replicas.size > 1:
                 trained = [p for p in module.parameters() if p.requires_grad]
                 self._buckets[i] = Buckets(trained, self.replicas)
@@ -226,3 +229,12 @@ class Subnets:
                         **{key: parts[f"subnet.{i}.{key}.{name}"].clone() for key in MOMENTS},
                     }
         self._schedule()
+
+
+def _apart(objective: Objective[Batch], number: int) -> Objective[Batch]:
+    """The objective of a sub-network whose dropout is its own: all of them see a batch, each drops other units."""
+
+    def apart(params: Params, batch: Batch) -> Outcome:
+        return objective(params, replace(batch, seed=rng.derive(rng.WIDTH, batch.seed, number)))
+
+    return apart
