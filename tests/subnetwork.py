@@ -21,6 +21,7 @@ from graphscale.sync.subnets import Subnets
 from graphscale.width import store
 from graphscale.width.columns import Columns
 from graphscale.width.inference import infer
+from graphscale.width.plan import deal
 from graphscale.width.spec import on_meta
 from graphscale.world import World
 
@@ -101,4 +102,40 @@ def ranks(rank, size, folder, tasks):
         sent = World.current().totals(run.sync.shards.sent, run.sync.shards.packed)
         if rank == 0:
             torch.save({"state": state, "sent": sent, "logits": logits}, f"{folder}/{name}.pt")
+    dist.destroy_process_group()
+
+
+class Mixed(torch.nn.Module):
+    """Units with tensors of several types."""
+
+    def __init__(self, dims):
+        super().__init__()
+        width = dims["h"]
+        self.register_buffer("first", torch.arange(width, dtype=torch.float64))
+        self.weight = torch.nn.Parameter(torch.arange(width * 3.0).view(width, 3))
+        self.register_buffer("on", torch.arange(width) % 2 == 0)
+        self.register_buffer("seen", torch.arange(width) + 2**40)
+        self.register_buffer("half", torch.arange(width).to(torch.bfloat16))
+
+    def forward(self, x):
+        scale = self.first + self.seen.double() / 2**40 + self.on + self.half.double()
+        return ((x @ self.weight.t().to(x.dtype)) * scale.to(x.dtype)).sum(1, keepdim=True)
+
+
+def mixed_ranks(rank, folder):
+    """Cut, deal out and put back tensors of several types on two ranks; what comes back is what went."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    dims, x = {"h": 10}, torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
+    spec = infer(Mixed, dims, call=lambda model: model(x.to(next(model.parameters()).dtype)))
+    state = {name: tensor.clone() for name, tensor in Mixed(dims).state_dict().items()}
+    for identity in (False, True):
+        shards = store.cut(spec, World.current(), state)
+        before = {name: rows.clone() for name, rows in shards.own.items()}
+        plan = deal(spec.dims, 4, seed=0, number=0, identity=identity)
+        parts = shards.dispatch(plan, 4)
+        for part in parts.values():
+            assert all(tensor.dtype == state[name].dtype for name, tensor in part.items())
+        shards.aggregate(plan, 4, {i: {n: t.clone() for n, t in part.items()} for i, part in parts.items()})
+        assert all(torch.equal(shards.own[name], rows) for name, rows in before.items())
     dist.destroy_process_group()

@@ -91,6 +91,51 @@ def test_what_asks_for_gradients_of_features_gets_them():
     torch.testing.assert_close(rows.grad, layer.weight.sum(0).expand(ROWS, WIDTH))
 
 
+WRITES = {
+    "in-place product": lambda x: x.mul_(2),
+    "a column set": lambda x: x.__setitem__((slice(None), 3), 1.0),
+    "a view filled": lambda x: x[2:5].fill_(1.0),
+    "in-place dropout": lambda x: F.dropout(x, 0.5, inplace=True),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_what_is_written_to_features_counts(name):
+    layer, rows, dense = nn.Linear(WIDTH, 3), SparseRows(matrix()), matrix().dense()
+    for x in (rows, dense):
+        torch.manual_seed(0)
+        with FastCalls():
+            WRITES[name](x)
+    with FastCalls():
+        found = layer(rows)
+    torch.testing.assert_close(found, layer(dense))
+    assert not torch.equal(found, layer(matrix().dense()))
+
+
+class MaskedInTraining(nn.Module):
+    """Code of its own that writes to features while it trains."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        from torch_geometric.nn import GCNConv
+
+        self.conv, self.drop = GCNConv(WIDTH, classes), nn.Dropout(0.9, inplace=True)
+
+    def forward(self, x, edge_index):
+        return self.conv(self.drop(x), edge_index)
+
+
+def test_in_place_dropout_of_features_drops():
+    graph = wide_graph()
+    model = MaskedInTraining(graph.num_classes)
+    feed, _ = Feed.of(model, graph)
+    model.train()
+    torch.manual_seed(0)
+    trained = feed(model, graph.x, graph.adj, None)
+    model.eval()
+    assert not torch.allclose(trained, feed(model, graph.x, graph.adj, None))
+
+
 def test_dense_rows_stay_dense():
     full, _ = from_entries(*torch.ones(5, 4).nonzero().t(), (5, 4))
     assert not isinstance(SparseRows.of(full), SparseRows)

@@ -1,11 +1,12 @@
 """Features that stay sparse on their way through a model of PyG's layers, and are dense to any code that looks.
 
 A linear map is what most models do first to their features, dropout before it; those two keep to the stored
-entries (``nn.fast_calls``). Anything else gets the dense tensor, made once.
+entries (``nn.fast_calls``). Anything else gets the dense tensor, made once, which from then on is what counts.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from graphscale.csr import Csr
+from graphscale.csr import Csr, from_entries
 from graphscale.kernels.dropout import dropout
 from graphscale.kernels.sparse_linear import sparse_linear
 
@@ -43,6 +44,11 @@ class SparseRows(Tensor):
         """The dense tensor."""
         return self.matrix.dense(self.dtype)
 
+    @property
+    def sparse(self) -> bool:
+        """Whether the entries are the features still: who has the dense tensor may have written to it, or to a view."""
+        return "whole" not in self.__dict__
+
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``x @ weight.T + bias``, with an entry's share of the operations of a dense product for every entry.
 
@@ -59,11 +65,16 @@ class SparseRows(Tensor):
         out = sparse_linear(self.matrix, weight)
         return out if bias is None else out + bias.to(out.dtype)
 
+    def part(self, start: int, stop: int) -> SparseRows:
+        """Rows start:stop."""
+        return SparseRows(self.matrix.rows(start, stop), self.dtype)
+
     def dropped(self, p: float) -> SparseRows:
         """Every entry zero with probability p, the others divided by 1 - p; a zero stays one."""
         values = self.matrix.values
         ones = torch.ones(self.matrix.num_entries, dtype=self.dtype, device=self.device) if values is None else values
-        return SparseRows(self.matrix.with_values(dropout(ones, p, True)), self.dtype)
+        # Not ``with_values``, which would make a transpose that nothing needs.
+        return SparseRows(replace(self.matrix, values=dropout(ones, p, True), symmetric=False), self.dtype)
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -75,6 +86,12 @@ class SparseRows(Tensor):
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"SparseRows({self.matrix.num_entries} entries of {list(self.shape)})"
+
+
+def sparse_rows(x: Tensor) -> SparseRows:
+    """The rows of a dense tensor, in its type."""
+    row, col = x.nonzero().t()
+    return SparseRows(from_entries(row, col, (x.shape[0], x.shape[1]), x[row, col])[0], x.dtype)
 
 
 def dense(x: Tensor) -> Tensor:

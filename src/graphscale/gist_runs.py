@@ -21,6 +21,7 @@ from graphscale.seeing import seen
 from graphscale.step import Slot
 from graphscale.sync.subnets import Subnets
 from graphscale.width import store
+from graphscale.width.calibrate import calibrate
 from graphscale.width.columns import Columns
 from graphscale.width.inference import infer
 from graphscale.width.plan import coverage, deal, rounds_for
@@ -91,9 +92,15 @@ def build(config: GISTConfig, views: Views, seed: int, make: Build) -> Run:
         )  # fmt: skip
     if config.evaluate == "whole":
         evaluate: Callable[[], Scores] = Exact(_scaled(config, model), feed, views.whole, device)
-        ends: Any = partial(_gather, sync, model.state_dict())
+        # Statistics of BatchNorm are those of narrow networks, but for one sub-network or copies of the whole.
+        narrow = config.num_subnets > 1 and not config.local_sgd
+        assert feed is not None
+        again = partial(calibrate, model, feed, views.seen, device) if narrow and world.leads else None
+        ends: Any = partial(_gather, sync, model.state_dict(), again)
     else:
-        scorer = _ByColumns(Columns(make, shards, views.whole), sync, views.whole, _scale(config))
+        scorer = _ByColumns(
+            Columns(make, shards, views.whole, narrow=config.num_subnets > 1), sync, views.whole, _scale(config)
+        )
         evaluate, ends = scorer.scores, scorer
     scored = metrics.names(views.whole.num_classes, multilabel=views.whole.multilabel)
     return Run(
@@ -154,11 +161,15 @@ def _divided(scale: float, model: nn.Module, arguments: Any, logits: Tensor) -> 
     return logits * scale
 
 
-def _gather(sync: Subnets, into: Mapping[str, Tensor], scored: bool) -> dict[str, float]:
-    """The end of an epoch: the full width is brought together where it is scored."""
+def _gather(
+    sync: Subnets, into: Mapping[str, Tensor], again: Callable[[], None] | None, scored: bool
+) -> dict[str, float]:  # fmt: skip
+    """The end of an epoch: the full width is brought together, and calibrated, where it is scored."""
     if scored:
         sync.merge()
         sync.whole(into)
+        if again is not None:
+            again()
     return sync.measures()
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import string
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,12 @@ from graphscale.world import World
 _SUMS = "checksums.json"
 _KNOWN = {
     ("torch", "Size"), ("torch.serialization", "_get_layout"), ("torch", "strided"), ("pathlib", "PosixPath"),
-    ("pathlib", "Path"), ("builtins", "getattr"), ("collections", "OrderedDict"), ("torch", "device"),
+    ("pathlib", "Path"), ("collections", "OrderedDict"), ("torch", "device"),
+    *(("torch.distributed.checkpoint.metadata", name) for name in (
+        "Metadata", "MetadataIndex", "StorageMeta", "TensorStorageMetadata", "BytesStorageMetadata",
+        "ChunkStorageMetadata", "TensorProperties", "_MEM_FORMAT_ENCODING",
+    )),
+    *(("torch.distributed.checkpoint.filesystem", name) for name in ("_StorageInfo", "_StoragePrefix")),
     *(("torch", name) for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")),
 }  # fmt: skip
 
@@ -106,12 +111,20 @@ def _damage(folder: Path) -> str:
     return ""
 
 
+def _member(kind: Any, name: str) -> Enum:
+    """A member of an enumeration, which pickle asks ``getattr`` for; of anything else, nothing."""
+    if not (isinstance(kind, type) and issubclass(kind, Enum)):
+        raise pickle.UnpicklingError(f"it asks for a part of {kind}, which no checkpoint needs")
+    return kind[name]
+
+
 class _Plain(pickle.Unpickler):
     """Reads what torch.distributed.checkpoint writes about tensors, and refuses all other code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        kept = module.startswith("torch.distributed.checkpoint.") and name[:1] in string.ascii_uppercase + "_"
-        if kept or (module, name) in _KNOWN:
+        if (module, name) == ("builtins", "getattr"):
+            return _member
+        if (module, name) in _KNOWN:  # whole names: one with a dot in it would reach into what it names
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint needs")
 

@@ -158,7 +158,7 @@ class World:
 
 
 def _bytes(rows: Tensor) -> Tensor:
-    return rows.view(-1).view(torch.uint8) if rows.numel() else torch.empty(0, dtype=torch.uint8)
+    return rows.view(-1).view(torch.uint8) if rows.numel() else rows.new_empty(0, dtype=torch.uint8)
 
 
 def launched() -> tuple[int, int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 import torch_geometric.nn as pyg
 from graphs import random_graph
 from networks import MODELS, Layers
@@ -13,11 +14,12 @@ from torch_geometric.utils import dropout_edge
 
 from graphscale.batches.cluster import ClusterBatches
 from graphscale.errors import InputError
-from graphscale.loop import fetch
+from graphscale.loop import commit, fetch
 from graphscale.nn.compensation import demand_exact
 from graphscale.nn.fast_calls import NoChance
 from graphscale.nn.history import TABLE, attach, with_history
 from graphscale.nn.stock import Feed
+from graphscale.partitioning import partition
 from graphscale.tables.history import History
 
 
@@ -126,3 +128,95 @@ def test_propagations_that_training_leaves_out_are_refused():
         (batch,) = ClusterBatches(graph, 1, halo=[TABLE], filled=filled).epoch(0)
         rows = {"rows." + TABLE: torch.zeros(0, sum(widths[:-1]), dtype=torch.float64)}
         with_history(model, feed, widths)({**dict(model.named_parameters()), **rows}, batch)
+
+
+class Smoothed(Layers):
+    """Logits are averaged over neighbours by hand, behind the last layer that sends messages."""
+
+    def forward(self, x, edge_index):
+        out = super().forward(x, edge_index)
+        source, target = edge_index
+        near = torch.zeros_like(out).index_add(0, target, out[source])
+        return 0.5 * out + 0.1 * near
+
+
+class HandMasked(Layers):
+    """Edges and features are dropped by ``rand < keep``, which keeps nothing where numbers are large."""
+
+    def __init__(self, *convs, keep_edges=1.0, keep_features=1.0):
+        super().__init__(*convs)
+        self.keep_edges, self.keep_features = keep_edges, keep_features
+
+    def forward(self, x, edge_index):
+        if self.training and self.keep_edges < 1:
+            edge_index = edge_index[:, torch.rand(edge_index.shape[1]) < self.keep_edges]
+        if self.training and self.keep_features < 1:
+            x = x * (torch.rand_like(x) < self.keep_features)
+            x = x - x.mean(0)  # mixes rows, in training alone
+        return super().forward(x, edge_index)
+
+
+class Checkpointed(Layers):
+    def forward(self, x, edge_index):
+        def both(x):
+            return self.convs[1](self.convs[0](x, edge_index).relu(), edge_index).relu()
+
+        x = torch.utils.checkpoint.checkpoint(both, x, use_reentrant=False)
+        return self.convs[2](x, edge_index)
+
+
+def test_neighbours_that_are_read_behind_the_last_propagation_are_refused():
+    model, feed, graph = made(Smoothed(pyg.GCNConv(5, 8), pyg.GCNConv(8, 3)))
+    with pytest.raises(InputError, match="behind its last propagation"):
+        attach(model, feed, graph)
+
+
+@pytest.mark.parametrize("kept", [{"keep_edges": 0.8}, {"keep_features": 0.5}])
+def test_what_is_kept_where_chance_is_low_is_tried_too(kept):
+    model, feed, graph = made(HandMasked(pyg.GCNConv(5, 8), pyg.GCNConv(8, 3), **kept))
+    if "keep_edges" in kept:
+        try:
+            _, filled = attach(model, feed, graph)
+        except InputError:
+            return
+        assert filled, "layers that count a block's own entries need rows of the right length"
+    else:
+        with pytest.raises(InputError, match="mixes rows"):
+            attach(model, feed, graph)
+
+
+def test_propagations_that_the_backward_pass_makes_again_are_refused():
+    model, feed, graph = made(Checkpointed(pyg.GCNConv(5, 8), pyg.GCNConv(8, 8), pyg.GCNConv(8, 3)))
+    with pytest.raises(InputError, match="backward pass"):
+        attach(model, feed, graph)
+
+
+@pytest.mark.parametrize("layer", [pyg.GCNConv, pyg.SAGEConv, pyg.ClusterGCNConv])
+@pytest.mark.parametrize("change", ["frozen", "inference"])
+def test_a_history_means_the_same_whatever_has_a_gradient(layer, change):
+    """Product or sum first: a layer between equal widths decides by what its input needs, and must not change it."""
+    model, feed, graph = made(Layers(layer(5, 8), layer(8, 8), layer(8, 8), layer(8, 3)))
+    widths, filled = attach(model, feed, graph)
+    apply, tables = with_history(model, feed, widths), {TABLE: History(60, sum(widths[:-1]), dtype=torch.float64)}
+    batches = ClusterBatches(partition(graph, 6, method="random").apply(graph), 2, halo=[TABLE], filled=filled)
+    whole = batches.graph
+
+    def sweep(epoch):
+        found = torch.zeros(60, 3, dtype=torch.float64)
+        for batch in batches.epoch(epoch):
+            out = apply({**dict(model.named_parameters()), **fetch(tables, batch.needs)}, batch)
+            commit(tables, out.writes)
+            found[batch.n_id[: batch.num_roots]] = out.logits[: batch.num_roots].detach()
+        return found
+
+    for epoch in range(6):
+        sweep(epoch)
+    expected = feed(model, whole.x, whole.adj, None)
+    if change == "frozen":
+        for conv in model.convs[:-1]:
+            conv.requires_grad_(False)
+        found = sweep(9)
+    else:
+        with torch.inference_mode():
+            found = sweep(9)
+    torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,8 +12,10 @@ from graphs import random_graph
 from networks import MODELS, Layers
 
 from graphscale.batches.cluster import ClusterBatches
+from graphscale.csr import from_entries
 from graphscale.errors import InputError
 from graphscale.loop import commit, fetch
+from graphscale.nn import named
 from graphscale.nn.compensation import GRADIENTS, Mix, demand_exact, shares, with_compensation
 from graphscale.nn.history import TABLE, attach, with_history
 from graphscale.nn.stock import Feed
@@ -33,15 +37,18 @@ class Compensated:
 
     def __init__(self, name, *, kind="plain", beta=0.0, score="constant"):
         graph = random_graph(150, density=0.01, **KINDS[kind])  # sparse: a block's halo lacks most of its neighbours
-        self.graph = partition(graph, 10, method="random").apply(graph)
+        graph = partition(graph, 10, method="random").apply(graph)
         torch.manual_seed(0)
-        self.model = {**MODELS, **MORE}[name]().double().eval()
+        self.attached(graph, {**MODELS, **MORE}[name]().double().eval(), beta, score, torch.float64)
+
+    def attached(self, graph, model, beta, score, dtype):
+        self.graph, self.model = graph, model
         self.feed, _ = Feed.of(self.model, self.graph)
         self.widths, _ = attach(self.model, self.feed, self.graph)
         nodes = self.graph.num_nodes
         self.tables = {
-            TABLE: History(nodes, sum(self.widths), dtype=torch.float64),
-            GRADIENTS: History(nodes, sum(self.widths[:-1]), dtype=torch.float64),
+            TABLE: History(nodes, sum(self.widths), dtype=dtype),
+            GRADIENTS: History(nodes, sum(self.widths[:-1]), dtype=dtype),
         }
         self.batches = ClusterBatches(self.graph, 2, halo=[TABLE, GRADIENTS], inner=True)
         self.objective = node_loss(with_compensation(self.model, self.feed, self.widths, Mix(beta, score)))
@@ -82,6 +89,26 @@ def test_exact_histories_give_the_full_batchs_gradient(name, kind):
         run.sweep(epoch)
     found = run.sweep(0, write=False)
     assert furthest(found, expected) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["gcn", "sage", "gcnii", "appnp"])
+def test_weights_of_sparse_features_learn_from_the_batch_alone(name):
+    """Features that stay sparse take another way through the first layer, and must not let the halo's rows teach it."""
+    graph = random_graph(150, density=0.01)
+    kept = torch.rand(graph.x.shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    x = torch.cat([graph.x.float() * kept, torch.zeros(150, 20)], dim=1)
+    row, col = x.nonzero().t()
+    sparse, _ = from_entries(row, col, (150, 25), x[row, col])
+    graph = partition(replace(graph, x=sparse), 10, method="random").apply(replace(graph, x=sparse))
+    torch.manual_seed(0)
+    model = named.build(name, graph, in_dim=25, hidden=8, num_layers=3, dropout=0.0, heads=2).eval()
+    run = Compensated.__new__(Compensated)
+    run.attached(graph, model, 0.0, "constant", torch.float32)
+    assert run.feed.sparse
+    demand_exact(run.model, run.feed, run.graph, run.widths)
+    for epoch in range(2 * len(run.widths)):
+        run.sweep(epoch)
+    assert furthest(run.sweep(0, write=False), run.whole()) < 2e-4
 
 
 class Attributed(torch.nn.Module):

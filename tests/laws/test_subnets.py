@@ -9,7 +9,8 @@ import pickle
 import pytest
 import torch
 import torch.multiprocessing as mp
-from subnetwork import DIMS, GRAPH, LR, batches, build, composed, fed, initial, ranks, trained
+from subnetwork import DIMS, GRAPH, LR, batches, build, composed, fed, initial, mixed_ranks, ranks, trained
+from torch.distributed.checkpoint import FileSystemReader
 
 from graphscale import gist_runs
 from graphscale.errors import InputError
@@ -178,15 +179,37 @@ class Evil:
         return (print, ("code has run",))
 
 
-def test_metadata_runs_no_code(tmp_path, capsys):
+class Reaching:
+    """Reaches a module by the names that a metadata file may hold, and a function in it."""
+
+    def __reduce__(self):
+        return (getattr, (FileSystemReader, "__init__"))
+
+
+M, N = b"torch.distributed.checkpoint.filesystem", b"FileSystemReader.read_metadata"
+
+
+def dotted():
+    return b"\x80\x04\x8c" + bytes([len(M)]) + M + b"\x8c" + bytes([len(N)]) + N + b"\x93."
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (pickle.dumps(Evil()), r"it names builtins\.print"),
+        (pickle.dumps(Reaching(), protocol=4), "no checkpoint needs"),
+        (dotted(), "no checkpoint needs"),
+    ],
+)
+def test_metadata_runs_no_code(tmp_path, capsys, content, says):
     """Checksums do not help against who writes them too."""
     run = composed(World())
     run.sync.save(tmp_path / "at-0")
-    (tmp_path / "at-0" / ".metadata").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "at-0" / ".metadata").write_bytes(content)
     sums = json.loads((tmp_path / "at-0" / "checksums.json").read_text())
     del sums[".metadata"]
     (tmp_path / "at-0" / "checksums.json").write_text(json.dumps(sums))
-    with pytest.raises(RuntimeError, match=r"it names builtins\.print"):
+    with pytest.raises(RuntimeError, match=says):
         run.sync.load(tmp_path / "at-0")
     assert "code has run" not in capsys.readouterr().out
 
@@ -261,3 +284,7 @@ def test_tables_are_refused():
     run = composed(World())
     with pytest.raises(InputError, match="the columns that one sub-network"):
         check(Run(**{**vars(run), "metrics": ("f1",), "monitor": "f1", "tables": {"history": object()}}))
+
+
+def test_tensors_of_several_types_travel_as_what_they_are(tmp_path):
+    mp.spawn(mixed_ranks, (str(tmp_path),), nprocs=2)

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from graphscale.batch import Batch
 from graphscale.csr import Csr, from_entries
 from graphscale.errors import InputError
+from graphscale.feature_view import sparse_rows
 from graphscale.graph import Graph
 from graphscale.nn.fast_calls import NoChance
 from graphscale.nn.history import TABLE, Seen, columns
@@ -204,7 +205,8 @@ def _trial_gradients(
         n_id, block, entry = reach.block(roots, inner=True)
         y = torch.zeros(roots.numel(), dtype=torch.int64, device=x.device)
         batch = Batch(
-            n_id=n_id.to(x.device), num_roots=roots.numel(), adj=block.to(x.device), x=x[n_id.to(x.device)], y=y,
+            n_id=n_id.to(x.device), num_roots=roots.numel(), adj=block.to(x.device),
+            x=sparse_rows(x[n_id.to(x.device)]) if feed.sparse else x[n_id.to(x.device)], y=y,
             mask=y == 0, seed=0, count=roots.numel(),
             edge_attr=None if attr is None else attr[entry].to(x.device),
         )  # fmt: skip

@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from graphscale.feature_view import SparseRows
 from graphscale.kernels.dropout import dropout
+from graphscale.nn.in_batch import InBatchWeights
 
 _DROPS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
 
@@ -25,13 +26,13 @@ class FastCalls(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.dropout and not NoChance.entered:
             return _dropout(*args, **kwargs)
-        if func is F.linear:
+        if func is F.linear and not InBatchWeights.entered:  # that one splits the product itself
             return _linear(*args, **kwargs)
         return func(*args, **kwargs)
 
 
 def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
-    if isinstance(input, SparseRows) and not input.requires_grad and weight.dtype == input.dtype:
+    if isinstance(input, SparseRows) and input.sparse and not input.requires_grad and weight.dtype == input.dtype:
         return input.linear(weight, bias)
     return F.linear(input, weight, bias)
 
@@ -39,15 +40,23 @@ def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
 def _dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
     if inplace or not 0 <= p < 1 or not input.is_floating_point():
         return F.dropout(input, p, training, inplace)
-    if isinstance(input, SparseRows):
+    if isinstance(input, SparseRows) and input.sparse:
         return input.dropped(p) if training else input
     return dropout(input, p, training)
 
 
 class NoChance(TorchFunctionMode):
-    """While it is entered, dropout drops nothing, and uniform numbers are so large that every edge is kept."""
+    """While it is entered, dropout drops nothing, and every uniform number is almost 1: ``rand > p`` keeps all.
+
+    Args:
+        low: uniform numbers are almost 0 in place of it, for code that keeps where ``rand < p``.
+    """
 
     entered = 0
+
+    def __init__(self, *, low: bool = False) -> None:
+        super().__init__()
+        self.low = low
 
     def __enter__(self) -> Any:
         NoChance.entered += 1
@@ -63,7 +72,7 @@ class NoChance(TorchFunctionMode):
         if func in _DROPS:
             return args[0] if args else kwargs["input"]
         if func in (torch.rand, torch.rand_like):
-            return func(*args, **kwargs).fill_(1 - 1e-6)
+            return func(*args, **kwargs).fill_(1e-6 if self.low else 1 - 1e-6)
         if func in (torch.bernoulli, torch.Tensor.bernoulli):
-            return torch.ones_like(args[0])
+            return torch.zeros_like(args[0]) if self.low else torch.ones_like(args[0])
         return func(*args, **kwargs)

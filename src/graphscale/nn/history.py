@@ -25,9 +25,11 @@ from graphscale.batch import Batch
 from graphscale.errors import InputError
 from graphscale.graph import Graph
 from graphscale.nn import lipschitz, tiles
+from graphscale.nn.fast.layer import orders_kept
 from graphscale.nn.fast_calls import NoChance
 from graphscale.nn.lipschitz import Noise
 from graphscale.nn.plain import Call
+from graphscale.nn.rehearsal import demand_rehearsed
 from graphscale.nn.roots import roots_only
 from graphscale.nn.splice import Visit, spliced
 from graphscale.nn.stock import Feed, toy
@@ -79,8 +81,9 @@ def _tried(model: nn.Module, feed: Feed, graph: Graph) -> tuple[Widths, bool]:
             found.append(out[0].numel())
             return out
 
-        with spliced(model, visit), _norms_of_rows(model, 24), NoChance():
-            feed(model, x, adj, attr)  # with gradients: what goes first, product or sum, depends on them
+        # With gradients, and kept: what goes first, product or sum, would depend on them in every pass.
+        with spliced(model, visit), _norms_of_rows(model, 24), NoChance(), orders_kept():
+            feed(model, x, adj, attr)
         return found
 
     found = widths(model)
@@ -96,7 +99,11 @@ def _tried(model: nn.Module, feed: Feed, graph: Graph) -> tuple[Widths, bool]:
             f"{type(model).__name__} sends no messages by PyG's layers: there is nothing that a history could hold."
             " Train it with cluster_gcn."
         )
-    return tuple(found), way == "degrees"
+    filled = way == "degrees"
+    demand_rehearsed(
+        model, lambda trial, feed: with_history(trial, feed, found), feed, graph, TABLE, filled=filled
+    )  # fmt: skip
+    return tuple(found), filled
 
 
 @contextmanager

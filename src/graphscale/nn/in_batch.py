@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from graphscale.feature_view import SparseRows
+
 _PRODUCTS = {torch.matmul, torch.mm, Tensor.matmul, Tensor.__matmul__, Tensor.mm}
 
 
@@ -32,15 +34,30 @@ class InBatchWeights(TorchFunctionMode):
     whether a model has such (``nn.compensation``).
     """
 
+    entered = 0
+
     def __init__(self, weights: Iterable[Tensor], others: Iterable[Tensor], *, rows: int, roots: int) -> None:
         super().__init__()
         self.weights = {id(w): w for w in weights if w.requires_grad}  # kept, so that no id is used twice
         self.others = {id(t): t for t in others}
         self.rows, self.roots = rows, roots
 
+    def __enter__(self) -> Any:
+        InBatchWeights.entered += 1
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        InBatchWeights.entered -= 1
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Split what needs to be; any other call is torch's."""
         kwargs = kwargs or {}
+        if func is F.linear and args and isinstance(args[0], SparseRows):
+            rows, weight = args[0], args[1]
+            if rows.sparse and not rows.requires_grad and weight.dtype == rows.dtype:
+                return self._sparse_linear(*args, **kwargs)
+            args = (rows.whole, *args[1:])
         if not torch.is_grad_enabled():
             return func(*args, **kwargs)
         tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
@@ -91,6 +108,14 @@ class InBatchWeights(TorchFunctionMode):
             some, named = part(here, learns)
             halves.append(func(*some, **named))
         return torch.cat(halves)
+
+    def _sparse_linear(self, input: SparseRows, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """A product of features alone: the batch's rows, from which the weights learn, and the halo's."""
+        if self.roots == self.rows or id(weight) not in self.weights:
+            return input.linear(weight, bias)
+        own, halo = input.part(0, self.roots), input.part(self.roots, self.rows)
+        fixed = weight.detach(), None if bias is None else bias.detach()
+        return torch.cat([own.linear(weight, bias), halo.linear(*fixed)])
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         out = F.linear(input, weight.detach(), None if bias is None else bias.detach())

@@ -34,7 +34,7 @@ def spliced(model: nn.Module, visit: Visit) -> Iterator[None]:
             raise ValueError(f"a propagation of {type(module).__name__} gives no single tensor of rows")
         return visit(next(numbers), output)
 
-    handles = [layer.register_propagate_forward_hook(hook) for layer in _layers(model)]
+    handles = [layer.register_propagate_forward_hook(hook) for layer in layers_of(model)]
     try:
         yield
     finally:
@@ -58,7 +58,7 @@ def last_input(model: nn.Module) -> Iterator[list[Tensor]]:
                 seen[:] = [rows.detach()]
                 return
 
-    handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in _layers(model)]
+    handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers_of(model)]
     try:
         yield seen
     finally:
@@ -66,7 +66,8 @@ def last_input(model: nn.Module) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def _layers(model: nn.Module) -> list[Any]:
+def layers_of(model: nn.Module) -> list[Any]:
+    """The layers that send messages."""
     from torch_geometric.nn import MessagePassing
 
     return [module for module in model.modules() if isinstance(module, MessagePassing)]

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from graphscale.csr import Csr, from_entries
 from graphscale.edge_view import BlockEdges
 from graphscale.errors import InputError, told
-from graphscale.feature_view import SparseRows
+from graphscale.feature_view import SparseRows, sparse_rows
 from graphscale.graph import Graph, take_rows
 from graphscale.kernels.shared import sparse_tensor
-from graphscale.nn.fast_calls import FastCalls
+from graphscale.nn.fast_calls import FastCalls, NoChance
 from graphscale.nn.trial import on_trial
 
 View = Literal["edge_index", "adj_t", "block"]
@@ -130,13 +130,21 @@ def _accelerated(model: nn.Module, plain: Feed, graph: Graph) -> bool:
 
 
 def _takes_sparse(model: nn.Module, feed: Feed, graph: Graph) -> bool:
-    """Whether a fast model gives the same of sparse features as of dense ones."""
-    dense = _gradients(model, feed, graph, constant=True)
-    try:
-        sparse = _gradients(model, feed, graph, constant=True, sparse=True)
-    except Exception:  # code that reads a tensor's memory, of any kind
-        return False
-    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(dense, sparse, strict=True))
+    """Whether a fast model gives the same of sparse features as of dense ones, in evaluation and in training."""
+    for training in (False, True):
+        try:
+            with NoChance():
+                dense = _gradients(model, feed, graph, constant=True, training=training)
+        except Exception:  # a model may train otherwise than a trial can follow; dense is what it was made for
+            return False
+        try:
+            with NoChance():
+                sparse = _gradients(model, feed, graph, constant=True, training=training, sparse=True)
+        except Exception:  # code that reads a tensor's memory, of any kind
+            return False
+        if not all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(dense, sparse, strict=True)):
+            return False
+    return True
 
 
 def _gradients(model: nn.Module, feed: Feed, graph: Graph, **features: bool) -> list[Tensor]:
@@ -149,16 +157,15 @@ def _gradients(model: nn.Module, feed: Feed, graph: Graph, **features: bool) -> 
 
 def _gradients_in(
     dtype: torch.dtype | None, model: nn.Module, feed: Feed, graph: Graph, *, constant: bool = False,
-    sparse: bool = False,
+    sparse: bool = False, training: bool = False,
 ) -> list[Tensor]:  # fmt: skip
-    trial = on_trial(model, dtype=dtype)
+    trial = on_trial(model, training=training, dtype=dtype)
     x, adj, attr = toy(model, graph, 30, 120)
     if dtype is not None:
         x, attr = (t.to(dtype) if t is not None and t.is_floating_point() else t for t in (x, attr))  # type: ignore[assignment]
     x = x.clone().requires_grad_(x.is_floating_point() and not constant)
     if sparse:
-        row, col = x.nonzero().t()
-        x = SparseRows(from_entries(row, col, (x.shape[0], x.shape[1]), x[row, col])[0], x.dtype)
+        x = sparse_rows(x)
     logits = feed(trial, x, adj, attr)
     parameters = [*([x] if x.requires_grad else []), *(p for p in trial.parameters() if p.requires_grad)]
     found = torch.autograd.grad(logits.square().mean(), parameters, allow_unused=True)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 TRIED = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError, AssertionError)
+# (Training, whether chance is low): who keeps where ``rand > p`` keeps all where it is high, or low where ``<``.
+MODES = ((False, False), (True, False), (True, True))
 _HARDLY = 1e-12  # above 0, so that what depends on dropout being on is on
 
 

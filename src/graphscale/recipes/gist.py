@@ -98,11 +98,11 @@ class GISTConfig(SeenConfig):
             shares = [float(part) for part in self.lr_drops.split(",")] if self.lr_drops else []
         except ValueError:
             shares = [-1.0]
-        if any(not 0 < share < 1 for share in shares):
+        if any(not 0 < share < 1 for share in shares) or len(set(shares)) < len(shares):
             raise InputError(
-                f"--lr-drops {self.lr_drops}: give shares of the training between 0 and 1, such as 0.5,0.75."
+                f"--lr-drops {self.lr_drops}: give different shares of the training between 0 and 1, such as 0.5,0.75."
             )
-        return tuple(round(share * steps) for share in shares)
+        return tuple(max(1, round(share * steps)) for share in shares)
 
     def widths(self) -> dict[str, int]:
         """The hidden dimensions of the model and their full widths.
@@ -119,8 +119,13 @@ class GISTConfig(SeenConfig):
         found = {}
         for item in self.dims.split(","):
             name, _, number = item.partition("=")
-            if not (name.strip().isidentifier() and number.strip().isdigit() and int(number) > 0):
-                raise InputError(f"--dims {self.dims}: '{item}' is no name=width. Give a list such as h1=256,h2=256.")
+            number = number.strip()
+            sound = name.strip().isidentifier() and number.isascii() and number.isdigit() and int(number) > 0
+            if not sound or name.strip() in found:
+                raise InputError(
+                    f"--dims {self.dims}: '{item}' is no name=width, or the name is there twice. Give a list such as"
+                    " h1=256,h2=256."
+                )
             found[name.strip()] = int(number)
         return found
 

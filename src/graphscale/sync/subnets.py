@@ -164,7 +164,7 @@ class Subnets:
         if self.carry and float(state[COUNT]) > 0:
             for name, p in slot.params().items():
                 moments = {key: state[f"{key}.{name}"].to(p, copy=True) for key in MOMENTS}
-                slot.optimiser.state[p] = {"step": state[COUNT].clone(), **moments}
+                slot.optimiser.state[p] = {"step": state[COUNT].clone().to(p.device), **moments}
 
     def _held(self, number: int) -> dict[str, Tensor]:
         """A sub-network's state by the names of the shards."""
@@ -225,7 +225,7 @@ class Subnets:
             for name, p in slot.params().items():
                 if float(parts[f"subnet.{i}.{COUNT}.{name}"]) > 0:
                     slot.optimiser.state[p] = {
-                        "step": parts[f"subnet.{i}.{COUNT}.{name}"].clone(),
+                        "step": parts[f"subnet.{i}.{COUNT}.{name}"].clone().to(p.device),
                         **{key: parts[f"subnet.{i}.{key}.{name}"].clone() for key in MOMENTS},
                     }
         self._schedule()

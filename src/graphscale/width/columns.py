@@ -21,6 +21,7 @@ from graphscale.graph import Graph, take_rows
 from graphscale.nn.fast import accelerate
 from graphscale.nn.stock import Feed
 from graphscale.nn.wide import Stack
+from graphscale.width.calibrate import moments
 from graphscale.width.shards import Shards
 from graphscale.width.spec import Build, on_meta
 
@@ -34,12 +35,14 @@ class Columns:
         build: makes a ``nn.wide.Stack`` of GCN, GraphSAGE or GIN layers.
         shards: the weights at full width.
         graph: what is scored.
+        narrow: whether statistics of BatchNorm are those of narrower networks: those of the graph take their place.
 
     Raises:
         InputError: where the model is another.
     """
 
-    def __init__(self, build: Build, shards: Shards, graph: Graph) -> None:
+    def __init__(self, build: Build, shards: Shards, graph: Graph, *, narrow: bool = False) -> None:
+        self.narrow = narrow
         self.shards, self.graph, self.dims = shards, graph, list(shards.spec.dims)
         model = on_meta(build, shards.spec.dims)
         if not isinstance(model, Stack) or not all(_known(conv) for conv in model.convs):
@@ -68,6 +71,11 @@ class Columns:
     def _activated(self, layer: int, own: Tensor) -> Callable[[int, int], Tensor]:
         """What the next layer is given: all ranks' columns of a tile, normalised and rectified."""
         norm = self._norm(layer)
+        if self.narrow and isinstance(norm, nn.BatchNorm1d):
+            mean, spread = (self.shards.world.gather(part) for part in moments(own))
+            assert norm.running_mean is not None and norm.running_var is not None
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(spread)
         return lambda start, stop: norm(self._joined(own[start:stop])).relu()
 
     def _joined(self, columns: Tensor) -> Tensor:

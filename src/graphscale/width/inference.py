@@ -22,7 +22,7 @@ from graphscale.width.spec import Axis, Build, Dims, Seg, Spec, layouts_of, on_m
 
 Layouts = Mapping[str, Mapping[int, Axis]]
 Call = Callable[[nn.Module], Tensor]
-_SMALL, _MOST = 5, 20_000
+_SMALL, _MOST = 5, 4_000  # layouts that are tried: some seconds
 
 
 def infer(build: Build, dims: Dims, *, call: Call | None = None, layouts: Layouts | None = None) -> Spec:

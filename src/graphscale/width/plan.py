@@ -53,14 +53,14 @@ def deal(dims: Dims, num_subnets: int, *, seed: int, number: int, identity: bool
     """
     blocks = {}
     for place, (dim, width) in enumerate(dims.items()):
+        if identity:
+            blocks[dim] = tuple(torch.arange(width) for _ in range(num_subnets))
+            continue
         if width < num_subnets:
             raise InputError(
                 f"{dim} has {width} units, which {num_subnets} sub-networks cannot share. Widen it, or give fewer"
                 " --num-subnets."
             )
-        if identity:
-            blocks[dim] = tuple(torch.arange(width) for _ in range(num_subnets))
-            continue
         order = torch.randperm(width, generator=rng.generator(rng.WIDTH, seed, number, place))
         blocks[dim] = tuple(order[i::num_subnets].sort().values for i in range(num_subnets))
     return Plan(blocks, identity)

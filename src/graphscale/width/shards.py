@@ -68,7 +68,7 @@ class Shards:
                  for i in self.hosted(num_subnets) for name in names]
                 for rank in range(self.world.size)
             ]  # fmt: skip
-            for i, name, part in self._exchanged(outgoing, shapes):
+            for i, name, part in self._exchanged(outgoing, shapes, self.own[names[0]].dtype):
                 parts[i].setdefault(name, []).append(part)
         return {
             i: {
@@ -104,16 +104,21 @@ class Shards:
                  for i in self.hosted(num_subnets, rank) for name in names]
                 for rank in range(self.world.size)
             ]  # fmt: skip
-            if plan.identity:
-                for name in names:
-                    self.own[name].zero_()
-            for i, name, part in self._exchanged(outgoing, shapes):
+            # Of integers and booleans too the mean is taken, rounded.
+            totals = {
+                name: torch.zeros_like(self.own[name], dtype=_summed(self.own[name].dtype))
+                for name in (names if plan.identity else ())
+            }
+            for i, name, part in self._exchanged(outgoing, shapes, self.own[names[0]].dtype):
                 if plan.identity:
-                    self.own[name] += part / num_subnets
+                    totals[name] += part
                 else:
                     self._put(
                         self.own[name], cuts[i][name], self._within(name, cuts[i][name][0], self.world.rank), part
                     )
+            for name, total in totals.items():
+                mean = total / num_subnets
+                self.own[name].copy_(mean if self.own[name].is_floating_point() else mean.round())
         self._average(states, num_subnets)
 
     def _average(self, states: Mapping[int, Mapping[str, Tensor]], num_subnets: int) -> None:
@@ -190,18 +195,19 @@ class Shards:
         rows[tuple(at.view(*(-1 if i == axis else 1 for i in range(len(axes)))) for axis, at in enumerate(axes))] = part
 
     def _exchanged(
-        self, outgoing: list[list[Tensor]], shapes: list[list[tuple[int, str, tuple[int, ...]]]]
+        self, outgoing: list[list[Tensor]], shapes: list[list[tuple[int, str, tuple[int, ...]]]], dtype: torch.dtype
     ) -> Iterator[tuple[int, str, Tensor]]:
         """One exchange: what the ranks sent, part by part, in the order of ranks."""
         counts = [sum(part.numel() for part in parts) for parts in outgoing]
-        size, here = next((p.element_size() for parts in outgoing for p in parts), 4), self.world.rank
+        size, here = dtype.itemsize, self.world.rank
         self.packed += size * sum(counts)
         self.sent += size * (sum(counts) - counts[here])
         expected = [sum(math.prod(shape) for *_, shape in parts) for parts in shapes]
         counts[here] = expected[here] = 0  # what stays is not copied to and fro
-        own = next(iter(self.own.values()))
         leaving = [part.reshape(-1) for rank, parts in enumerate(outgoing) if rank != here for part in parts]
-        got, _ = self.world.exchange(torch.cat([own.new_empty(0), *leaving]), counts, expected)
+        got, _ = self.world.exchange(
+            torch.cat([torch.empty(0, dtype=dtype, device=self.device), *leaving]), counts, expected
+        )
         start = 0
         for rank, parts in enumerate(shapes):
             for place, (number, name, shape) in enumerate(parts):
@@ -211,3 +217,8 @@ class Shards:
                 stop = start + math.prod(shape)
                 yield number, name, got[start:stop].view(shape)
                 start = stop
+
+
+def _summed(dtype: torch.dtype) -> torch.dtype:
+    """The type in which copies are added up."""
+    return dtype if dtype.is_floating_point else torch.float64

@@ -147,7 +147,8 @@ class _Fills(TorchDispatchMode):
     def _note(self, tensor: Tensor, rule: Rule | None) -> None:
         storage = tensor.untyped_storage()
         self._alive.append(storage)
-        self.rules[storage._cdata] = rule
+        whole = tensor.numel() * tensor.element_size() == storage.nbytes()
+        self.rules[storage._cdata] = rule if whole else None  # a part that is filled otherwise, such as a padding row
 
     def of(self, model: nn.Module) -> dict[str, Rule | None]:
         """What fills every tensor of a model; None where that is not known."""

@@ -11,7 +11,7 @@ from torch_geometric.nn import conv
 
 from graphscale.edge_view import BlockEdges
 from graphscale.kernels.aggregate import aggregate, normalised
-from graphscale.nn.fast.layer import Fast, narrow, sum_first
+from graphscale.nn.fast.layer import Fast, narrow
 
 
 def _roots(edges: BlockEdges, weighted: bool, loop: float, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -64,7 +64,7 @@ class GCNConv(_Normalised, conv.GCNConv):  # type: ignore[misc]
         """[n, in] -> [n, out]."""
         if not self.handles(edge_index, edge_weight):
             return super().forward(x, edge_index, edge_weight)
-        if sum_first(x, self.lin):
+        if self.sums_first(x, self.lin):
             out = self.lin(self.propagated(edge_index, narrow(x), edge_weight))
         else:
             out = self.propagated(edge_index, self.lin(x), edge_weight)
@@ -151,7 +151,7 @@ class ClusterGCNConv(Fast, conv.ClusterGCNConv):  # type: ignore[misc]
         if not self.at_hand(edge_index):
             return super().forward(x, edge_index)
         adj = edge_index.loopless
-        first = sum_first(x, self.lin_out)
+        first = self.sums_first(x, self.lin_out)
         own = narrow(x) if first else F.linear(x, self.lin_out.weight)
         inverse = (1 / (adj.indptr.diff()[:, None] + 1.0)).to(own.dtype)
         out = self.sent(edge_index, normalised(adj, own, post=inverse, diag=(1 + self.diag_lambda) * inverse))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +17,7 @@ class Fast:
     """Mixed into a PyG layer: its class is exchanged, so it has no state of its own."""
 
     stock: ClassVar[Any]  # PyG's class
+    keeping: ClassVar[bool] = False  # whether ``sums_first`` writes down what it finds
 
     @classmethod
     def fits(cls, module: Any) -> bool:
@@ -24,6 +27,14 @@ class Fast:
     def at_hand(self, edges: Any) -> bool:
         """Whether the block is ours; one whose edges are to be explained goes PyG's way."""
         return isinstance(edges, BlockEdges) and not getattr(self, "explain", False)
+
+    def sums_first(self, x: Tensor, linear: Any) -> bool:
+        """``sum_first``, or what it was when it was kept: then a history means the same in every pass."""
+        kept = self.__dict__.get("_sums_first")
+        found = sum_first(x, linear) if kept is None else bool(kept)
+        if Fast.keeping:
+            self.__dict__["_sums_first"] = found
+        return found
 
     def sent(self, edges: BlockEdges, out: Tensor) -> Tensor:
         """What a neighbourhood gave, after PyG's hooks on propagations (``nn.splice``) have had it.
@@ -42,6 +53,16 @@ def narrow(x: Tensor) -> Tensor:
     if torch.is_autocast_enabled(device) and x.dtype == torch.float32:
         return x.to(torch.get_autocast_dtype(device))
     return x
+
+
+@contextmanager
+def orders_kept() -> Iterator[None]:
+    """Inside, every layer writes down whether it sums or multiplies first, and keeps to it from then on."""
+    Fast.keeping = True
+    try:
+        yield
+    finally:
+        Fast.keeping = False
 
 
 def sum_first(x: Tensor, linear: Any) -> bool:

@@ -14,7 +14,7 @@ from torch_geometric.nn import aggr, conv
 from graphscale.edge_view import BlockEdges
 from graphscale.kernels.aggregate import aggregate
 from graphscale.kernels.maximum import maximum
-from graphscale.nn.fast.layer import Fast, narrow, sum_first
+from graphscale.nn.fast.layer import Fast, narrow
 
 
 class _Reducing(Fast):
@@ -42,7 +42,7 @@ class SAGEConv(_Reducing, conv.SAGEConv):  # type: ignore[misc]
             return super().forward(x, edge_index, size)
         near = self.lin(x).relu() if self.project and hasattr(self, "lin") else x
         linear = type(self.aggr_module) is not aggr.MaxAggregation
-        if linear and not sum_first(near, self.lin_l):
+        if linear and not self.sums_first(near, self.lin_l):
             out = self.reduced(edge_index, F.linear(near, self.lin_l.weight))
             out = out if self.lin_l.bias is None else out + self.lin_l.bias
         else:
@@ -111,7 +111,7 @@ class PNAConv(Fast, conv.PNAConv):  # type: ignore[misc]
         return post(torch.cat([x, out], dim=-1))
 
     def _scaled(self, degree: Tensor, out: Tensor) -> Tensor:
-        how = self.aggr_module
+        how, degree = self.aggr_module, degree.to(out.dtype)
         factors: dict[str, Callable[[], Any]] = {
             "identity": lambda: 1.0,
             "amplification": lambda: torch.log(degree + 1) / how.avg_deg_log,
