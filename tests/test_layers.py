@@ -11,8 +11,8 @@ ROOT = Path(graphscale.__file__).parent
 LAYERS = tuple(
     line.split()
     for line in """
-    errors config presets catalog rng heap probe mapped scratch csr edge_view feature_view soundness graph batch table step world \
-    sharding kernels reach
+    errors config presets catalog rng heap probe mapped scratch csr edge_view feature_view soundness graph batch \
+    table step world sharding kernels reach
     partitioning store data
     batches tables nn width
     objectives sync metrics checkpoint profile
