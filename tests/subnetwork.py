@@ -115,10 +115,10 @@ class Mixed(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.arange(width * 3.0).view(width, 3))
         self.register_buffer("on", torch.arange(width) % 2 == 0)
         self.register_buffer("seen", torch.arange(width) + 2**40)
-        self.register_buffer("half", torch.arange(width).to(torch.bfloat16))
+        self.register_buffer("brief", torch.arange(width).to(torch.bfloat16))
 
     def forward(self, x):
-        scale = self.first + self.seen.double() / 2**40 + self.on + self.half.double()
+        scale = self.first + self.seen.double() / 2**40 + self.on + self.brief.double()
         return ((x @ self.weight.t().to(x.dtype)) * scale.to(x.dtype)).sum(1, keepdim=True)
 
 

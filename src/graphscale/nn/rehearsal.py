@@ -57,7 +57,7 @@ def _exact(
         rows: list[Tensor] = []
 
         def kept(number: int, out: Tensor, rows: list[Tensor] = rows) -> Tensor:
-            rows.append(out.detach().flatten(1))
+            rows.append(out.detach().flatten(1).clone())  # layers go on with it in place
             return out
 
         try:
