@@ -11,12 +11,13 @@ ROOT = Path(graphscale.__file__).parent
 LAYERS = tuple(
     line.split()
     for line in """
-    errors config presets catalog rng heap probe mapped scratch csr edge_view feature_view soundness graph batch \
-    table step world sharding kernels reach
+    errors config presets catalog rng heap probe mapped scratch csr edge_view feature_view soundness graph events \
+    batch table step world sharding kernels reach
     partitioning store data
     batches tables nn width
     objectives sync metrics checkpoint profile
-    run loop evaluation histories nodes node_runs seeing gist_runs testing
+    run loop evaluation histories nodes node_runs seeing gist_runs testing stream_scores \
+    stream_baselines stream_runs
     recipes
     folder profiling
     console prediction launch orphan interrupt settings places progress session outputs preparing api tools cli __main__

@@ -9,6 +9,7 @@ RECIPES = {
     "cluster_gcn": "Cluster-GCN (KDD 2019): METIS clusters as batches; memory by batch, not by graph",
     "gas": "GAS, GNNAutoScale (ICML 2021): clusters that keep every edge; what they lack is read from histories",
     "gist": "GIST (2021): networks wider than a machine, trained as disjoint narrow ones and put back each round",
+    "pres": "PRES (ICLR 2024): TGN, JODIE and APAN over event streams, in large batches by predicted memories",
 }
 
 DATA = {
@@ -16,6 +17,8 @@ DATA = {
     "planted[:NODES]": "built in: generated communities of any size, 8 classes, noisy features",
     "PATH.npz": "edge_index, num_nodes, x (or x_indptr, ...), y, train_mask, val_mask, test_mask",
     "Class:Name": "a PyG data set, such as Planetoid:Cora; downloaded where there is a network",
+    "planted-stream[:EVENTS]": "built in, for pres: users who return to favourites, with states to foretell",
+    "EVENTS.parquet": "for pres: columns src, dst, t, optionally label, feat; or JODIE's .csv, or NAME/events.parquet",
     "NAME": "NAME/graph.npz or NAME.npz in the folder that GRAPHSCALE_DATA names",
 }
 

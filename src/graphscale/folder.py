@@ -203,7 +203,7 @@ class RunFolder:
     def save_best(self, log: Log, run: Run) -> None:
         """The weights of the best epoch, where they are not yet saved."""
         if log.best_epoch > self._best_saved:
-            best = {"epoch": log.best_epoch, "model": log.best_state, **run.keeps}
+            best = {"epoch": log.best_epoch, "model": log.best_state, "tables": log.best_tables, **run.keeps}
             checkpoint.save(self.checkpoints / "best.pt", best)
             self._best_saved = log.best_epoch
 

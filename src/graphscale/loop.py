@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphscale import scratch
 from graphscale.batch import Batch
 from graphscale.batches.ahead import ahead, announced
 from graphscale.errors import DivergenceError
@@ -18,15 +19,19 @@ from graphscale.metrics import better
 from graphscale.profile.clock import OFF, Clock
 from graphscale.run import Run, Scores
 from graphscale.step import ROWS, Outcome, Params, Slot, Write
-from graphscale.table import Table
+from graphscale.table import Parted, Table
 from graphscale.world import World
 
 
 def fetch(tables: Mapping[str, Table], needs: Mapping[str, Tensor]) -> Params:
-    """The rows that a batch needs, as ``rows.<table>``; those of a learning table are leaves."""
+    """The rows that a batch needs, as ``rows.<table>`` or ``rows.<table>.<part>``; a learning table's are leaves."""
     rows: Params = {}
     for name in sorted(needs):
-        rows[ROWS + name] = tables[name].read(needs[name]).requires_grad_(tables[name].learns)
+        table = tables[name]
+        if isinstance(table, Parted):
+            rows |= {f"{ROWS}{name}.{part}": value for part, value in table.parts(needs[name]).items()}
+        else:
+            rows[ROWS + name] = table.read(needs[name]).requires_grad_(table.learns)
     return rows
 
 
@@ -111,6 +116,7 @@ class Log:
     best_epoch: int = 0  # from 1; 0 before the first evaluation
     best: Scores = field(default_factory=dict)
     best_state: dict[str, Tensor] = field(default_factory=dict)
+    best_tables: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # those that are part of the model
     final: Scores = field(default_factory=dict)
     measures: Mapping[str, float] = field(default_factory=dict)  # of the last epoch that has them all
     train_seconds: float = 0.0
@@ -198,6 +204,8 @@ def _out_of_patience(log: Log, patience: int | None, eval_every: int) -> bool:
 
 def _steps(run: Run, log: Log, epoch: int, on_step: Callable[[Log], Any] | None, clock: Clock) -> None:
     """The rest of an epoch's steps."""
+    if run.begins is not None and log.batches == 0:
+        run.begins()
     run.model.train()
     clock.begins(epoch + 1)
     began = time.perf_counter()
@@ -249,6 +257,11 @@ def _score(run: Run, log: Log, epoch: int, clock: Clock) -> Scores:
         log.best_epoch, log.best = epoch + 1, scores
         state = run.model.state_dict()  # on meta where no rank holds the whole model: its shards are saved apart
         log.best_state = {name: value.detach().clone() for name, value in state.items() if not value.is_meta}
+        log.best_tables = {
+            name: {part: scratch.copied(value) for part, value in table.state_dict().items()}
+            for name, table in run.tables.items()
+            if isinstance(table, Parted)
+        }
     log.evaluate_seconds += time.perf_counter() - began
     return scores
 

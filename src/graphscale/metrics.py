@@ -41,7 +41,7 @@ def score(logits: Tensor, y: Tensor) -> dict[str, float]:
         out["f1_micro"] = out["accuracy"]
         out["f1_macro"] = _f1_macro(logits, y)
         if classes == 2:
-            out |= _ranking(logits[:, 1] - logits[:, 0], y)
+            out |= ranking(logits[:, 1] - logits[:, 0], y)
     out["logloss"] = node_loss_sum(logits, y) / y.shape[0]
     return {name: float(value) for name, value in out.items()}
 
@@ -52,7 +52,8 @@ def _f1_macro(logits: Tensor, y: Tensor) -> Tensor:
     return per_class[y.unique()].mean()
 
 
-def _ranking(margin: Tensor, y: Tensor) -> dict[str, Tensor]:
+def ranking(margin: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """``auc`` and ``ap`` of margins [k], larger ones for class 1, and classes [k]; NaN where one class is missing."""
     if y.unique().numel() < 2:
         nan = torch.tensor(float("nan"))
         return {"auc": nan, "ap": nan}

@@ -35,6 +35,7 @@ class Run:
     world: World = field(default_factory=World)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     partition: Mapping[str, object] = field(default_factory=dict)  # its quality, for the result
+    begins: Callable[[], None] | None = None  # all ranks call it before an epoch's first step
     # All ranks call it after an epoch's steps, with whether the model is scored next; what it gives is recorded.
     ends: Callable[[bool], Mapping[str, float]] | None = None
     keeps: Mapping[str, Any] = field(default_factory=dict)  # what a checkpoint needs besides weights

@@ -67,6 +67,11 @@ def reserve(file: int, size: int) -> None:
         os.ftruncate(file, size)
 
 
+def copied(array: Tensor) -> Tensor:
+    """A copy of an array on the CPU."""
+    return empty(*array.shape, dtype=array.dtype).copy_(array)
+
+
 def taken(rows: Tensor, index: Tensor) -> Tensor:
     """``rows[index]`` of an array on the CPU, in blocks."""
     out = empty(index.numel(), *rows.shape[1:], dtype=rows.dtype)

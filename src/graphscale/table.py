@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -52,4 +53,16 @@ class Table(Protocol):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The reverse of ``state_dict``."""
+        ...
+
+
+@runtime_checkable
+class Parted(Protocol):
+    """A table whose row is of several parts, or of a varying number of them: a node's memory and its messages.
+
+    Its ``state_dict`` is not collective, and belongs to the model: the best weights are kept with it.
+    """
+
+    def parts(self, ids: Tensor) -> Mapping[str, Tensor]:
+        """What a step needs of the rows, by name."""
         ...

@@ -1,0 +1,275 @@
+"""Streams: speed beside PyG's TGN, link prediction of every model, and PRES at four times the batch.
+
+    GRAPHSCALE_DATA=... python benchmarks/pres.py [--work DIR] [--only TABLE ...] [--seeds S] [--threads T]
+
+Every run is a folder under --work and is made once, so a stopped study goes on where it stopped. Writes
+benchmarks/results/pres_DATE.md of the tables that were asked for and ends with a JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from study import machine, trained
+from torch import Tensor
+
+from graphscale import configure, heap, probe
+from graphscale.batches.ahead import ahead
+from graphscale.batches.negatives import Negatives
+from graphscale.loop import train_step
+from graphscale.recipes import pres
+from graphscale.stream_baselines import EdgeBank, PopTrack, baseline
+
+RESULTS = Path(__file__).parent / "results"
+Table = tuple[list[str], list[list[str]]]
+STREAMS = ("wikipedia_edges", "collegemsg", "ml-100k", "enron")
+WIDTH, NEIGHBOURS, SIZES = 100, 10, (200, 1000, 4000)
+
+
+def seconds_of(work: Callable[[int], Any], first: int, last: int) -> float:
+    """Seconds of calls ``first`` to ``last``, those before them being warm-up."""
+    for i in range(first):
+        work(i)
+    began = time.perf_counter()
+    for i in range(first, last):
+        work(i)
+    return time.perf_counter() - began
+
+
+def ours(size: int, *, bf16: bool) -> float:
+    """Events a second in training."""
+    config = configure("pres", data="wikipedia_edges", preset="none", batch_size=size, lr=1e-4,
+                       precision="bf16" if bf16 else "fp32")  # fmt: skip
+    run = pres.build(config, pres.read(config), 0)
+    assert run.begins is not None
+    run.begins()
+    run.model.train()
+    stream = ahead(itertools.chain.from_iterable(run.batches.epoch(i) for i in itertools.count()), run.prefetch)
+    first, last = _span(size)
+    spent = seconds_of(lambda i: train_step(run, next(stream), i), first, last)
+    return size * (last - first) / spent
+
+
+def _span(size: int) -> tuple[int, int]:
+    """Batches of warm-up and measured ones: some 10 and 40 thousand events, where memories are filled."""
+    return max(3, 10_000 // size), max(8, 50_000 // size)
+
+
+class PyGTGN:
+    """PyG's own modules, as its examples/tgn.py puts them together."""
+
+    def __init__(self, size: int) -> None:
+        from torch_geometric.data import TemporalData
+        from torch_geometric.loader import TemporalDataLoader
+        from torch_geometric.nn import TGNMemory, TransformerConv
+        from torch_geometric.nn.models.tgn import IdentityMessage, LastAggregator, LastNeighborLoader
+
+        views = pres.read(configure("pres", data="wikipedia_edges", preset="none"))
+        events, end = views.events, views.val
+        self.data = TemporalData(
+            src=events.src[:end].long(), dst=events.dst[:end].long(), t=events.t[:end].long(), msg=torch.zeros(end, 0)
+        )
+        self.nodes = events.num_nodes
+        self.loader = TemporalDataLoader(self.data, batch_size=size, neg_sampling_ratio=1.0)
+        self.near = LastNeighborLoader(self.nodes, size=NEIGHBOURS)
+        self.memory = TGNMemory(
+            self.nodes, 0, WIDTH, WIDTH, message_module=IdentityMessage(0, WIDTH, WIDTH),
+            aggregator_module=LastAggregator(),
+        )  # fmt: skip
+        self.conv = TransformerConv(WIDTH, WIDTH // 2, heads=2, dropout=0.1, edge_dim=WIDTH)
+        self.src, self.dst, self.out = (torch.nn.Linear(WIDTH, n) for n in (WIDTH, WIDTH, 1))
+        modules = (self.memory, self.conv, self.src, self.dst, self.out)
+        self.optimiser = torch.optim.Adam([p for m in modules for p in m.parameters()], lr=1e-4)
+        self.assoc = torch.empty(self.nodes, dtype=torch.long)
+        self.stream = itertools.chain.from_iterable(iter(self.loader) for _ in itertools.count())
+
+    def logits(self, z: Tensor, src: Tensor, dst: Tensor) -> Tensor:
+        """Of pairs of nodes."""
+        out: Tensor = self.out((self.src(z[self.assoc[src]]) + self.dst(z[self.assoc[dst]])).relu())
+        return out
+
+    def step(self, _: int) -> None:
+        """One batch of training."""
+        batch = next(self.stream)
+        self.optimiser.zero_grad()
+        n_id, edge_index, e_id = self.near(batch.n_id)
+        self.assoc[n_id] = torch.arange(n_id.size(0))
+        z, last = self.memory(n_id)
+        elapsed = (last[edge_index[0]] - self.data.t[e_id]).to(z.dtype)
+        z = self.conv(z, edge_index, self.memory.time_enc(elapsed))
+        pos, neg = self.logits(z, batch.src, batch.dst), self.logits(z, batch.src, batch.neg_dst)
+        loss = torch.nn.functional.softplus(-pos).mean() + torch.nn.functional.softplus(neg).mean()
+        self.memory.update_state(batch.src, batch.dst, batch.t, batch.msg)
+        self.near.insert(batch.src, batch.dst)
+        loss.backward()
+        self.optimiser.step()
+        self.memory.detach()
+
+
+def peer(size: int) -> float:
+    """Events a second of PyG's modules."""
+    model = PyGTGN(size)
+    model.memory.train()
+    first, last = _span(size)
+    return size * (last - first) / seconds_of(model.step, first, last)
+
+
+def sampler() -> tuple[float, float]:
+    """Microseconds for the 10 latest neighbours of 600 queries: compiled, and a loop over lists in Python."""
+    from bisect import bisect_left
+
+    from graphscale.kernels.temporal import recent
+
+    events = pres.read(configure("pres", data="wikipedia_edges", preset="none")).events
+    csr = events.csr
+    draw = torch.Generator().manual_seed(0)
+    nodes = torch.randint(events.num_nodes, (600,), generator=draw)
+    cuts = torch.randint(events.num_events, (600,), generator=draw)
+    lists = [(csr.event[a:b].tolist(), csr.neighbour[a:b].tolist()) for a, b in itertools.pairwise(csr.indptr.tolist())]
+
+    def python(_: int) -> list[list[tuple[int, int]]]:
+        found = []
+        for node, cut in zip(nodes.tolist(), cuts.tolist(), strict=True):
+            event, neighbour = lists[node]
+            end = bisect_left(event, cut)
+            found.append([(event[i], neighbour[i]) for i in range(end - 1, max(-1, end - 1 - NEIGHBOURS), -1)])
+        return found
+
+    fast = seconds_of(lambda _: recent(csr, nodes, cuts, NEIGHBOURS), 20, 1020) / 1000
+    return 1e6 * fast, 1e6 * seconds_of(python, 3, 53) / 50
+
+
+def speed(work: Path, seeds: int) -> Table:
+    """Training on wikipedia_edges: one-layer TGN, width 100, 10 neighbours; events a second, best of three."""
+    lines = []
+    for size in SIZES:
+        best = {
+            "PyG": max(peer(size) for _ in range(3)),
+            "fp32": max(ours(size, bf16=False) for _ in range(3)),
+            "bf16": max(ours(size, bf16=True) for _ in range(3)),
+        }
+        lines.append([
+            str(size), *(f"{best[name]:,.0f}" for name in best), f"{best['fp32'] / best['PyG']:.2f}",
+            f"{best['bf16'] / best['PyG']:.2f}",
+        ])  # fmt: skip
+        print(lines[-1], flush=True)
+    fast, slow = sampler()
+    lines.append([f"sampler: {fast:.0f} us, a Python loop {slow:.0f} us", "", "", "", f"{slow / fast:.0f}", ""])
+    return ["batch", "PyG 2.8 modules", "ours", "ours, bfloat16", "times", "times, bfloat16"], lines
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "TGN": {"model": "tgn"}, "JODIE": {"model": "jodie"}, "APAN": {"model": "apan"}, "TGAT": {"model": "tgat"},
+}  # fmt: skip
+USUAL = {"preset": "none", "epochs": 10, "lr": 1e-3, "new": 0.1, "patience": 3, "threads": 1}
+
+
+def links(work: Path, seeds: int) -> Table:
+    """Link prediction: batches of 200, ten epochs at most, test scores at the best validation AP; 10 % of nodes new."""
+    lines = []
+    for data in STREAMS:
+        for name, settings in MODELS.items():
+            found = trained(work, f"{data}-{name}", {"data": data, **USUAL, **settings}, seeds, "pres")
+            lines.append([data, name, *(_spread([r["test"][m] for r in found]) for m in _SHOWN)])
+            print(lines[-1], flush=True)
+        config = configure("pres", data=data, **{k: v for k, v in USUAL.items() if k != "threads"})
+        views = pres.read(config)
+        drawn = Negatives.of(views.events, "random", config.ranked, seed=0, train_end=views.val, exclude=True)
+        for name, method in (("EdgeBank", EdgeBank()), ("PopTrack", PopTrack())):
+            test = baseline(method, views.events, views.splits, drawn, views.known)["test"]
+            lines.append([data, name, *(f"{100 * test[m]:.2f}" for m in _SHOWN)])
+            print(lines[-1], flush=True)
+    return ["stream", "model", *_SHOWN], lines
+
+
+_SHOWN = ("ap", "auc", "mrr", "hits@10", "ap_new", "auc_new", "mrr_new")
+
+
+def _spread(values: list[float]) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{100 * statistics.fmean(values):.2f} ± {100 * deviation:.2f}"
+
+
+# (name, times the batch, settings): b, 4 b plain, its controls, and PRES in the forms that the paper leaves open.
+WAYS: list[tuple[str, int, dict[str, Any]]] = [
+    ("plain, b", 1, {}),
+    ("plain, 4 b", 4, {}),
+    ("plain, 4 b, rate x 2", 4, {"lr": 2e-3}),
+    ("plain, 4 b, as many steps", 4, {"epochs": 40}),
+    ("PRES, 4 b", 4, {"gamma": "learn", "beta": 0.1}),
+    ("PRES, 4 b, rate x 2", 4, {"gamma": "learn", "beta": 0.1, "lr": 2e-3}),
+    ("PRES, 4 b, by rate", 4, {"gamma": "learn", "beta": 0.1, "form": "rate"}),
+    ("PRES, 4 b, two components", 4, {"gamma": "learn", "beta": 0.1, "components": 2}),
+    ("prediction only, 4 b", 4, {"gamma": "learn"}),
+    ("penalty only, 4 b", 4, {"beta": 0.1}),
+]
+
+
+def large_batches(work: Path, seeds: int) -> Table:
+    """PRES: b = 200 and 4 b on three streams, evaluation in batches of 200, 10 epochs (but for "as many steps")."""
+    lines = []
+    for data, (name, model) in itertools.product(STREAMS[:3], list(MODELS.items())[:3]):
+        base: list[dict[str, Any]] = []
+        for way, times, special in WAYS:
+            settings = {"data": data, **USUAL, "patience": 10_000, "batch_size": 200 * times, **model, **special}
+            place = way.replace(" ", "").replace(",", "-")
+            found = trained(work, f"pres-{data}-{name}-{place}", settings, seeds, "pres")
+            base = base or found
+            ap = [r["test"]["ap"] for r in found]
+            epoch = statistics.fmean(r["seconds"]["train"] / r["epochs"] for r in found)
+            first = statistics.fmean(r["seconds"]["train"] / r["epochs"] for r in base)
+            off = [100 * (a["test"]["ap"] - b["test"]["ap"]) for a, b in zip(found, base, strict=True)]
+            gamma = found[0]["measures"].get("gamma")
+            lines.append([
+                data, name, way, _spread(ap), f"{statistics.fmean(off):+.2f}", f"{epoch:.2f}", f"{first / epoch:.2f}",
+                f"{100 * found[0]['measures']['pending']:.0f} %", "" if gamma is None else f"{gamma:.2f}",
+            ])  # fmt: skip
+            print(lines[-1], flush=True)
+    header = [
+        "stream", "model", "way", "test AP", "points to b", "s an epoch", "times faster", "pending ends", "gamma",
+    ]  # fmt: skip
+    return header, lines
+
+
+TABLES: dict[str, Callable[[Path, int], Table]] = {"speed": speed, "links": links, "large_batches": large_batches}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/pres"))
+    parser.add_argument("--only", nargs="*", choices=list(TABLES), default=list(TABLES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    heap.keep_freed()
+    asked.work.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f"# PRES and networks over streams, {date.today()}",
+        "",
+        f"Machine: {machine()}. Versions: {json.dumps(probe.versions())}. Commit: {probe.commit()}.",
+        f"Command: `python benchmarks/pres.py --seeds {asked.seeds} --threads {asked.threads}`.",
+    ]
+    tables: dict[str, list[list[str]]] = {}
+    for name in asked.only:
+        header, rows = TABLES[name](asked.work, asked.seeds)
+        tables[name] = rows
+        lines += ["", f"## {name}", "", str(TABLES[name].__doc__), "", "| " + " | ".join(header) + " |"]
+        lines += ["|" + "---|" * len(header), *("| " + " | ".join(row) + " |" for row in rows)]
+    text = "\n".join([*lines, ""])
+    (RESULTS / f"pres_{'_'.join(asked.only)}_{date.today()}.md").write_text(text, encoding="utf-8")
+    print(text)
+    print(json.dumps({"benchmark": "pres", "machine": machine(), "tables": tables}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Streams of events from where they lie: Parquet, JODIE's CSV, PyG's ``TemporalData``, TGB, generated, stores.
+
+Parquet: columns ``src``, ``dst``, ``t``, optionally ``label`` and ``feat`` (lists of one length); in the file's
+metadata optionally ``num_nodes``, ``num_src_partition`` and ``has_label``. JODIE's CSV: ``user_id,item_id,timestamp,
+state_label,features...`` after one line of names; users and items are numbered apart there, and one after the other
+here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Arrow's own pool takes a gigabyte of address space at its first use, which counts against a limit on memory.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pa_parquet
+import torch
+from torch import Tensor
+
+from graphscale.data.planted_stream import planted_stream
+from graphscale.data.pyg import DATA_VARIABLE
+from graphscale.errors import InputError, first_sentence
+from graphscale.events import Events, stream
+
+_NEEDED = ("src", "dst", "t")
+
+
+def load(name: str | Path, *, directed: bool = False, seed: int = 0) -> Events:
+    """A stream by name.
+
+    Args:
+        name: a name in the folder of ``GRAPHSCALE_DATA`` (``collegemsg``: its ``events.parquet``), a ``.parquet`` or
+            ``.csv`` file, ``planted-stream:EVENTS``, ``tgb:tgbl-wiki``, or PyG's ``JODIEDataset:Wikipedia``.
+        directed: a node's neighbours are the sources of its events alone.
+        seed: of a generated stream.
+
+    Raises:
+        InputError: where nothing of that name exists or what exists is no sound stream.
+    """
+    name = str(name)
+    if name.partition(":")[0] == "planted-stream":
+        size = name.partition(":")[2].replace("_", "") or "20000"
+        if not (size.isascii() and size.isdigit()) or int(size) < 100:
+            raise InputError(f"'{name}' asks for no number of events from 100. Write planted-stream:20000.")
+        return planted_stream(int(size), seed=seed)
+    if name.startswith("tgb:"):
+        return _read_tgb(name.partition(":")[2])
+    if ":" in name:
+        return _read_pyg(name)
+    path = _found(name)
+    return read_csv(path, directed=directed) if path.suffix == ".csv" else read_parquet(path, directed=directed)
+
+
+def _found(name: str) -> Path:
+    folder = os.environ.get(DATA_VARIABLE)
+    places = [Path(name)] if name.endswith((".parquet", ".csv")) else [Path(name) / "events.parquet"]
+    if folder and not name.endswith((".parquet", ".csv")):
+        places += [Path(folder) / name / "events.parquet", Path(folder) / f"{name}.parquet"]
+    for place in places:
+        if place.is_file():
+            return place
+    where = f"the folder {folder}" if folder else f"{DATA_VARIABLE} (unset)"
+    raise InputError(
+        f"no stream '{name}': neither is there such a file, nor {name}/events.parquet in {where}. Give a .parquet or"
+        " .csv file of events, planted-stream:20000, or PyG's JODIEDataset:Wikipedia."
+    )
+
+
+def read_parquet(path: Path, *, directed: bool = False) -> Events:
+    """A Parquet file of events, its columns memory-mapped where Arrow can.
+
+    Raises:
+        InputError: where it is damaged, lacks a column, or is no sound stream.
+    """
+    try:
+        table = pa_parquet.read_table(path, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be read as Parquet ({first_sentence(error)}). Write it again.") from error
+    _demand_columns(path, table.column_names)
+    said = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+    label = "label" in table.column_names and said.get("has_label", "True") == "True"
+    try:
+        return stream(
+            *(_column(table, name) for name in _NEEDED),
+            num_nodes=int(said["num_nodes"]) if "num_nodes" in said else None,
+            feat=_lists(table, path) if "feat" in table.column_names else None,
+            label=_column(table, "label") if label else None,
+            num_src=int(said.get("num_src_partition", 0)),
+            directed=directed,
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _demand_columns(path: Path, there: list[str]) -> None:
+    missing = [name for name in _NEEDED if name not in there]
+    if missing:
+        raise InputError(
+            f"{path} has no column {', '.join(missing)}; it has {', '.join(there)}. Name the columns src, dst and t."
+        )
+
+
+def _column(table: Any, name: str) -> Tensor:
+    column = table.column(name)
+    if not len(column):
+        raise InputError("the stream has no event. Give at least one.")
+    if column.null_count:
+        raise InputError(f"column {name} has {column.null_count:,} empty cells. Fill or drop those events.")
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        column = column.cast(pa.int64())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise InputError(f"column {name} holds {kind}, and numbers are needed. Convert it.")
+    return torch.from_numpy(np.array(column.to_numpy()))
+
+
+def _lists(table: Any, path: Path) -> Tensor:
+    column = table.column("feat").combine_chunks()
+    flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)
+    if column.null_count or flat.size % max(1, len(column)):
+        raise InputError(f"the lists of feat in {path} have several lengths. Give every event the same number.")
+    lengths = column.value_lengths().unique() if not pa.types.is_fixed_size_list(column.type) else None
+    if lengths is not None and len(lengths) > 1:
+        raise InputError(f"the lists of feat in {path} have several lengths. Give every event the same number.")
+    return torch.from_numpy(np.array(flat.reshape(len(column), -1)))
+
+
+def read_csv(path: Path, *, directed: bool = False) -> Events:
+    """JODIE's CSV, or one whose header names src, dst and t.
+
+    Raises:
+        InputError: where it is damaged, has too few columns, or is no sound stream.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            named = file.readline().strip().split(",")
+        plain = all(name in named for name in _NEEDED)
+        # JODIE's header has one name for all features, so its lines are longer than their header.
+        options = pa_csv.ReadOptions(skip_rows=0 if plain else 1, autogenerate_column_names=not plain)
+        table = pa_csv.read_csv(path, read_options=options)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as CSV ({first_sentence(error)}). Mend the file.") from error
+    try:
+        if plain:
+            label = _column(table, "label") if "label" in named else None
+            return stream(*(_column(table, name) for name in _NEEDED), label=label, directed=directed)
+        return _jodie(table, directed)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _jodie(table: Any, directed: bool) -> Events:
+    if table.num_columns < 4:
+        raise InputError(
+            f"{table.num_columns} columns are too few for JODIE's user, item, time, state and features, and its header"
+            " does not name src, dst and t. Name the columns."
+        )
+    user, item, t, label, *rest = (_column(table, name) for name in table.column_names)
+    feat = torch.stack([column.float() for column in rest], dim=1) if rest else None
+    users = int(user.max()) + 1
+    return stream(
+        user.long(), item.long() + users, t, num_nodes=users + int(item.max()) + 1, feat=feat, label=label,
+        num_src=users, directed=directed, sort=True,
+    )  # fmt: skip
+
+
+def from_temporal_data(data: Any, *, directed: bool = False) -> Events:
+    """PyG's ``TemporalData``, with ``msg`` as features and ``y`` as labels.
+
+    Raises:
+        InputError: where it is no sound stream.
+    """
+    src, dst, t = data.src, data.dst, data.t
+    msg, y = getattr(data, "msg", None), getattr(data, "y", None)
+    apart = int(src.max()) < int(dst.min())
+    return stream(
+        src, dst, t, feat=None if msg is None else msg.reshape(len(src), -1), label=y,
+        num_src=int(dst.min()) if apart else 0, directed=directed, sort=True,
+    )  # fmt: skip
+
+
+def _read_pyg(name: str) -> Events:
+    from torch_geometric import datasets  # seconds to import, so only when asked for
+
+    kind, _, rest = name.partition(":")
+    if not hasattr(datasets, kind):
+        raise InputError(f"PyG has no data set class '{kind}'. Write JODIEDataset:Wikipedia.")
+    root = Path(os.environ.get(DATA_VARIABLE, Path.home() / ".cache" / "graphscale")) / "pyg" / kind
+    try:
+        data = getattr(datasets, kind)(str(root), *([rest] if rest else []))[0]
+    except Exception as error:
+        raise InputError(f"PyG could not give {name}: {first_sentence(error)}. It looks in {root}.") from error
+    if not all(hasattr(data, part) for part in _NEEDED):
+        raise InputError(f"{name} is no stream: it has no src, dst and t. Use JODIEDataset or another TemporalData.")
+    return from_temporal_data(data)
+
+
+def _read_tgb(name: str) -> Events:
+    try:
+        from tgb.linkproppred.dataset import LinkPropPredDataset  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise InputError(f"tgb:{name} needs the package py-tgb, which is not installed: pip install py-tgb.") from error
+    full = LinkPropPredDataset(name=name, root="datasets", preprocess=True).full_data
+    feat = np.asarray(full["edge_feat"], dtype=np.float32)
+    return stream(
+        torch.from_numpy(np.asarray(full["sources"], dtype=np.int64)),
+        torch.from_numpy(np.asarray(full["destinations"], dtype=np.int64)),
+        torch.from_numpy(np.asarray(full["timestamps"], dtype=np.int64)),
+        feat=torch.from_numpy(feat.reshape(len(feat), -1)),
+        sort=True,
+    )

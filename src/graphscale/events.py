@@ -1,0 +1,211 @@
+"""What exists in time: a stream of events between nodes, in the order in which they happened.
+
+E events, N nodes, F numbers an event.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphscale.errors import InputError
+from graphscale.kernels.temporal import TemporalCsr, extended, temporal_csr
+
+_BLOCK = 1 << 22  # events that are looked at at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """A stream; its arrays may be memory-mapped. Event e happened no later than event e + 1.
+
+    Moments are int64, or float64 where the source has fractions: float32 would tie seconds of a year.
+    """
+
+    src: Tensor  # [E] int32 or int64
+    dst: Tensor  # [E]
+    t: Tensor  # [E] int64 or float64, ascending
+    num_nodes: int
+    feat: Tensor | None = None  # [E, F] float32
+    label: Tensor | None = None  # [E] int64: state of src at the event; None without labels
+    num_src: int = 0  # sources are 0 .. num_src - 1 and destinations the rest; 0 where a node may be either
+    directed: bool = False  # whether the events of a node, as its neighbours see them, are the incoming ones alone
+    notes: tuple[str, ...] = ()
+    kept: Mapping[str, Tensor] = field(default_factory=dict)  # the CSR of a store: indptr, neighbour, event
+
+    @property
+    def num_events(self) -> int:
+        """E."""
+        return self.src.numel()
+
+    @property
+    def num_features(self) -> int:
+        """F, 0 without features."""
+        return 0 if self.feat is None else self.feat.shape[1]
+
+    @property
+    def bipartite(self) -> bool:
+        """Whether sources and destinations are other kinds of nodes."""
+        return self.num_src > 0
+
+    @cached_property
+    def csr(self) -> TemporalCsr:
+        """Every node's events in the order of time."""
+        if self.kept:
+            return TemporalCsr(self.kept["indptr"], self.kept["neighbour"], self.kept["event"])
+        return temporal_csr(self.src, self.dst, self.num_nodes, directed=self.directed)
+
+    def select(self, keep: Tensor) -> Events:
+        """The stream of some events, numbered anew.
+
+        Args:
+            keep: [E] bool, or ascending numbers of events.
+        """
+        at = keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep
+        return replace(
+            self, src=self.src[at], dst=self.dst[at], t=self.t[at],
+            feat=None if self.feat is None else self.feat[at],
+            label=None if self.label is None else self.label[at], kept={},
+        )  # fmt: skip
+
+    def appended(self, later: Events) -> Events:
+        """The stream with later events at its end; the CSR grows by them, it is not built again.
+
+        Raises:
+            InputError: where they begin before this stream ends, or are of another kind.
+        """
+        if later.num_features != self.num_features or (later.label is None) != (self.label is None):
+            raise InputError(
+                f"the later events have {_kind(later)}, the stream {_kind(self)}. Give events of one kind."
+            )
+        if later.num_src != self.num_src and (self.bipartite or later.bipartite):
+            raise InputError("the later events part sources and destinations elsewhere. Give events of one stream.")
+        if self.num_events and later.num_events and bool(later.t[0] < self.t[-1]):
+            raise InputError(
+                f"the later events begin at {later.t[0].item()}, before the stream ends ({self.t[-1].item()})."
+                " Append events in the order of time."
+            )
+        wide = torch.promote_types(self.src.dtype, later.src.dtype)
+        clock = torch.promote_types(self.t.dtype, later.t.dtype)
+        nodes = max(self.num_nodes, later.num_nodes)
+        grown = replace(
+            self, num_nodes=nodes, kept={},
+            src=torch.cat([self.src.to(wide), later.src.to(wide)]),
+            dst=torch.cat([self.dst.to(wide), later.dst.to(wide)]),
+            t=torch.cat([self.t.to(clock), later.t.to(clock)]),
+            feat=None if self.feat is None or later.feat is None else torch.cat([self.feat, later.feat]),
+            label=None if self.label is None or later.label is None else torch.cat([self.label, later.label]),
+        )  # fmt: skip
+        if "csr" in self.__dict__ or self.kept:
+            grown.__dict__["csr"] = extended(self.csr, later.src, later.dst, nodes, self.num_events, self.directed)
+        return grown
+
+    def split(self, val: float = 0.15, test: float = 0.15) -> tuple[int, int]:
+        """Numbers of the first validation and the first test event: by time, events of one moment together.
+
+        Args:
+            val, test: shares of the events.
+
+        Raises:
+            InputError: where one of the three would be empty.
+        """
+        cuts = []
+        for share in (1 - val - test, 1 - test):
+            at = min(int(share * self.num_events), self.num_events - 1)
+            cuts.append(int(torch.searchsorted(self.t, self.t[at], right=False)) if at >= 0 else 0)
+        if not 0 < cuts[0] < cuts[1] < self.num_events:
+            raise InputError(
+                f"{self.num_events} events cannot be split by time at {1 - val - test:.2f} and {1 - test:.2f}: a part"
+                " would be empty (events of one moment stay together). Give more events, or other shares."
+            )
+        return cuts[0], cuts[1]
+
+    def identity(self) -> str:
+        """A hash of who met when: what a checkpoint is bound to."""
+        digest = hashlib.blake2b(repr((self.num_nodes, self.num_src, self.directed)).encode(), digest_size=16)
+        for tensor in (self.src, self.dst, self.t):
+            for start in range(0, self.num_events, _BLOCK):
+                digest.update(np.ascontiguousarray(tensor[start : start + _BLOCK].numpy()).data)
+        return digest.hexdigest()
+
+
+def stream(
+    src: Tensor, dst: Tensor, t: Tensor, *, num_nodes: int | None = None, feat: Tensor | None = None,
+    label: Tensor | None = None, num_src: int = 0, directed: bool = False, sort: bool = False,
+) -> Events:  # fmt: skip
+    """A checked stream.
+
+    Args:
+        src, dst: [E] nodes from 0.
+        t: [E] moments.
+        num_nodes: N; by default the largest id and one.
+        num_src: where sources are nodes below it and destinations the others.
+        sort: put events in the order of time, those of one moment as they come; otherwise they must be.
+
+    Raises:
+        InputError: on anything unsound, naming the first event.
+    """
+    notes: tuple[str, ...] = ()
+    lengths = {"src": src, "dst": dst, "t": t, "feat": feat, "label": label}
+    for name, value in lengths.items():
+        if value is not None and value.shape[0] != src.numel():
+            raise InputError(f"{name} has {value.shape[0]} rows for {src.numel()} events. Give one row an event.")
+    if src.numel() == 0:
+        raise InputError("the stream has no event. Give at least one.")
+    for name, ids in (("src", src), ("dst", dst)):
+        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise InputError(f"{name} is {ids.dtype}: nodes are whole numbers. Convert the column.")
+    t = t.to(torch.float64) if t.is_floating_point() else t.to(torch.int64)
+    if t.is_floating_point() and not bool(t.isfinite().all()):
+        raise InputError(f"event {_first(~t.isfinite())} has no finite time. Drop such events, or mend their times.")
+    if sort and bool((t.diff() < 0).any()):
+        order = t.argsort(stable=True)
+        src, dst, t = src[order], dst[order], t[order]
+        feat, label = (None if v is None else v[order] for v in (feat, label))
+        notes = (f"events were put in the order of time: {_unsorted(order):,} were not",)
+    if bool((t.diff() < 0).any()):
+        at = _first(t.diff() < 0) + 1
+        raise InputError(
+            f"event {at} (t = {t[at].item()}) happens before event {at - 1} (t = {t[at - 1].item()}). Sort the events"
+            " by time."
+        )
+    most = 1 + int(torch.maximum(src.max(), dst.max()))
+    nodes = most if num_nodes is None else num_nodes
+    for name, ids in (("src", src), ("dst", dst)):
+        bad = (ids < 0) | (ids >= nodes)
+        if bool(bad.any()):
+            at = _first(bad)
+            raise InputError(f"event {at}: {name} is {int(ids[at])}, and nodes are 0 .. {nodes - 1}. Mend the ids.")
+    if num_src:
+        bad = (src >= num_src) | (dst < num_src)
+        if bool(bad.any()):
+            at = _first(bad)
+            raise InputError(
+                f"event {at} ({int(src[at])}, {int(dst[at])}) does not go from one of the {num_src} sources to a"
+                " destination. Leave num_src out where a node may be both."
+            )
+    if feat is not None and not bool(feat.isfinite().all()):
+        bad_row = _first(~feat.isfinite().all(1))
+        raise InputError(f"the features of event {bad_row} hold NaN or an infinity. Clean the features.")
+    kind = torch.int32 if nodes < 2**31 else torch.int64
+    return Events(
+        src=src.to(kind), dst=dst.to(kind), t=t, num_nodes=nodes, feat=None if feat is None else feat.float(),
+        label=None if label is None else label.long(), num_src=num_src, directed=directed, notes=notes,
+    )  # fmt: skip
+
+
+def _kind(events: Events) -> str:
+    return f"{events.num_features} features{'' if events.label is None else ' and labels'}"
+
+
+def _first(bad: Tensor) -> int:
+    return int(bad.nonzero()[0, 0])
+
+
+def _unsorted(order: Tensor) -> int:
+    return int((order != torch.arange(order.numel())).sum())

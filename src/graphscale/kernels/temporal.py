@@ -1,0 +1,243 @@
+"""Neighbours of nodes before a moment: a CSR by node and time, and samples of it.
+
+Events are numbered in the order of time, so a moment is a number: ``cut`` c sees the events 0 .. c - 1. Searching for
+numbers in place of times makes ties harmless, and one batch's cut is its first event where a batch must not see
+itself. N nodes, E events, n queries, k neighbours a query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit, prange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graphscale.kernels.sampling import mix
+from graphscale.kernels.threads import looped
+
+Ints = NDArray[Any]
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class TemporalCsr:
+    """Every node's events in the order of time."""
+
+    indptr: Tensor  # [N + 1] int64
+    neighbour: Tensor  # [entries] the other end
+    event: Tensor  # [entries] int64, ascending within a node
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes."""
+        return self.indptr.numel() - 1
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """[entries] int64, ascending: a node's entries by (node, event) as one number, for searches on any device."""
+        count = self.indptr.diff()
+        node = torch.repeat_interleave(torch.arange(self.num_nodes, device=count.device), count)
+        return node * self._span + self.event
+
+    @cached_property
+    def _span(self) -> int:
+        return int(self.event.max()) + 1 if self.event.numel() else 1
+
+
+def temporal_csr(src: Tensor, dst: Tensor, num_nodes: int, *, directed: bool = False) -> TemporalCsr:
+    """The CSR of a stream of events in the order of time.
+
+    Args:
+        src: [E] nodes.
+        dst: [E] nodes.
+        directed: a node's neighbours are the sources of its events alone; else both ends are one another's. An event
+            of a node with itself counts once.
+    """
+    count = torch.zeros(num_nodes + 1, dtype=torch.int64)
+    looped(_count, src, dst, directed, count)
+    indptr = count.cumsum(0)
+    neighbour, event = src.new_empty(int(indptr[-1])), torch.empty(int(indptr[-1]), dtype=torch.int64)
+    looped(_fill, src, dst, directed, indptr.clone(), neighbour, event)
+    return TemporalCsr(indptr, neighbour, event)
+
+
+def extended(csr: TemporalCsr, src: Tensor, dst: Tensor, num_nodes: int, first: int, directed: bool) -> TemporalCsr:
+    """The CSR with later events, numbered from ``first``, behind every node's own: one pass of copies, no sort."""
+    tail = temporal_csr(src, dst, num_nodes, directed=directed)
+    old = torch.nn.functional.pad(csr.indptr, (0, num_nodes - csr.num_nodes), value=int(csr.indptr[-1]))
+    indptr = old + tail.indptr
+    neighbour = tail.neighbour.new_empty(int(indptr[-1]), dtype=torch.promote_types(csr.neighbour.dtype, src.dtype))
+    event = torch.empty(int(indptr[-1]), dtype=torch.int64)
+    arrays = (old, csr.neighbour, csr.event, tail.indptr, tail.neighbour, tail.event, first, indptr, neighbour, event)
+    looped(_behind, *arrays)
+    return TemporalCsr(indptr, neighbour, event)
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _behind(
+    old: Ints, neighbours: Ints, events: Ints, tail: Ints, later: Ints, later_events: Ints, first: int,
+    indptr: Ints, neighbour: Ints, event: Ints,
+) -> None:  # fmt: skip
+    for v in prange(len(indptr) - 1):
+        at = indptr[v]
+        for j in range(old[v], old[v + 1]):
+            neighbour[at], event[at] = neighbours[j], events[j]
+            at += 1
+        for j in range(tail[v], tail[v + 1]):
+            neighbour[at], event[at] = later[j], later_events[j] + first
+            at += 1
+
+
+@njit(nogil=True, cache=True)
+def _count(src: Ints, dst: Ints, directed: bool, count: Ints) -> None:
+    for e in range(len(src)):
+        count[dst[e] + 1] += 1
+        if not directed and src[e] != dst[e]:
+            count[src[e] + 1] += 1
+
+
+@njit(nogil=True, cache=True)
+def _fill(src: Ints, dst: Ints, directed: bool, place: Ints, neighbour: Ints, event: Ints) -> None:
+    for e in range(len(src)):
+        at = place[dst[e]]
+        neighbour[at], event[at] = src[e], e
+        place[dst[e]] += 1
+        if not directed and src[e] != dst[e]:
+            at = place[src[e]]
+            neighbour[at], event[at] = dst[e], e
+            place[src[e]] += 1
+
+
+def recent(csr: TemporalCsr, nodes: Tensor, cuts: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(neighbours, events) [n, k] of each node's k latest events before its cut, the latest first; -1 beyond them.
+
+    Args:
+        nodes: [n].
+        cuts: [n] int64: events numbered below are seen.
+    """
+    if nodes.device.type != "cpu":
+        return _recent_by_torch(csr, nodes, cuts, k)
+    neighbour = torch.empty(nodes.numel(), k, dtype=csr.neighbour.dtype)
+    event = torch.empty(nodes.numel(), k, dtype=torch.int64)
+    looped(_recent, csr.indptr, csr.neighbour, csr.event, nodes, cuts, neighbour, event)
+    return neighbour, event
+
+
+@njit(nogil=True, cache=True)
+def _before(event: Ints, lo: int, hi: int, cut: int) -> int:
+    """The first place in lo:hi whose event is not before the cut."""
+    while lo < hi:
+        middle = (lo + hi) // 2
+        if event[middle] < cut:
+            lo = middle + 1
+        else:
+            hi = middle
+    return lo
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _recent(
+    indptr: Ints, neighbours: Ints, events: Ints, nodes: Ints, cuts: Ints, neighbour: Ints, event: Ints
+) -> None:  # fmt: skip
+    k = event.shape[1]
+    for i in prange(len(nodes)):
+        v = nodes[i]
+        end = _before(events, indptr[v], indptr[v + 1], cuts[i])
+        have = min(k, end - indptr[v])
+        for j in range(have):
+            neighbour[i, j], event[i, j] = neighbours[end - 1 - j], events[end - 1 - j]
+        for j in range(have, k):
+            neighbour[i, j], event[i, j] = -1, -1
+
+
+def _recent_by_torch(csr: TemporalCsr, nodes: Tensor, cuts: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The same by one search, on any device."""
+    end = torch.searchsorted(csr.keys, nodes.long() * csr._span + cuts.clamp(max=csr._span))
+    at = end[:, None] - 1 - torch.arange(k, device=nodes.device)
+    there = at >= csr.indptr[nodes.long()][:, None]
+    at = at.clamp(min=0)
+    if not csr.event.numel():
+        nothing = torch.full((nodes.numel(), k), -1, device=nodes.device)
+        return nothing.to(csr.neighbour.dtype), nothing
+    return torch.where(there, csr.neighbour[at], -1), torch.where(there, csr.event[at], -1)
+
+
+def uniform(csr: TemporalCsr, nodes: Tensor, cuts: Tensor, k: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(neighbours, events) [n, k] drawn without replacement of each node's events before its cut, the latest first.
+
+    What is drawn follows from (seed, node, cut): it depends neither on the other queries nor on threads.
+    """
+    neighbour = torch.empty(nodes.numel(), k, dtype=csr.neighbour.dtype)
+    event = torch.empty(nodes.numel(), k, dtype=torch.int64)
+    arrays = (csr.indptr, csr.neighbour, csr.event, nodes, cuts, np.uint64(seed), neighbour, event)
+    looped(_uniform, *arrays)
+    return neighbour, event
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _uniform(
+    indptr: Ints, neighbours: Ints, events: Ints, nodes: Ints, cuts: Ints, seed: Any, neighbour: Ints, event: Ints
+) -> None:  # fmt: skip
+    k = event.shape[1]
+    for i in prange(len(nodes)):
+        v = nodes[i]
+        lo = indptr[v]
+        end = _before(events, lo, indptr[v + 1], cuts[i])
+        there = end - lo
+        have = min(k, there)
+        state = mix(mix(np.uint64(v) * _GAMMA + seed) + np.uint64(cuts[i]))
+        for j in range(have):
+            place = end - 1 - j
+            if there > k:  # Floyd: as in kernels.sampling
+                state += _GAMMA
+                top = there - k + j
+                place = lo + np.int64((mix(state) >> np.uint64(11)) % np.uint64(top + 1))
+                for s in range(j):
+                    if event[i, s] == events[place]:
+                        place = lo + top
+                        break
+            event[i, j] = events[place]
+        if there > k:
+            event[i, :have] = -np.sort(-event[i, :have])
+        for j in range(have):  # events of a node are distinct, so an event has one place
+            neighbour[i, j] = neighbours[_before(events, lo, end, event[i, j])]
+        for j in range(have, k):
+            neighbour[i, j], event[i, j] = -1, -1
+
+
+def between(
+    csr: TemporalCsr, nodes: Tensor, lows: Tensor, highs: Tensor, *, last: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(Place in nodes, event, neighbour) [m] of every event of each node numbered from its low to below its high.
+
+    By node as given, and in the order of time.
+
+    Args:
+        nodes: [n].
+        lows, highs: [n] int64.
+        last: only the latest of each.
+    """
+    start = torch.empty(nodes.numel(), dtype=torch.int64)
+    count = torch.empty(nodes.numel(), dtype=torch.int64)
+    looped(_ranges, csr.indptr, csr.event, nodes, lows, highs, last, start, count)
+    place = torch.repeat_interleave(torch.arange(nodes.numel()), count)
+    at = start[place] + torch.arange(place.numel()) - (count.cumsum(0) - count)[place]
+    return place, csr.event[at], csr.neighbour[at].long()
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _ranges(
+    indptr: Ints, event: Ints, nodes: Ints, lows: Ints, highs: Ints, last: bool, start: Ints, count: Ints
+) -> None:  # fmt: skip
+    for i in prange(len(nodes)):
+        v = nodes[i]
+        lo = _before(event, indptr[v], indptr[v + 1], lows[i])
+        hi = _before(event, lo, indptr[v + 1], highs[i])
+        if last and hi > lo:
+            lo = hi - 1
+        start[i], count[i] = lo, hi - lo

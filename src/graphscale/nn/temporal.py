@@ -1,0 +1,260 @@
+"""Networks over a stream: TGN, JODIE, APAN, and TGAT as the control without memory.
+
+A pass takes what the memory gives of the n nodes of a batch (``Memory.parts``) and the batch; it updates the
+memory of nodes with something pending, embeds the r root queries and says what is to be written. n nodes, m messages,
+d numbers of memory, F of an event, T of a time, H heads, k sampled events a query.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphscale.batches.stream import EventBatch, Hop
+from graphscale.kernels import entries
+from graphscale.kernels.aggregate import aggregate
+from graphscale.kernels.dropout import dropout
+from graphscale.step import Params
+
+
+class Time(nn.Module):
+    """cos(w dt + b), w from 1 down to 1e-9 (TGAT's, as TGN has it)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.w = nn.Parameter(torch.logspace(0, -9, dim))
+        self.b = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, dt: Tensor) -> Tensor:
+        """[...] -> [..., T]."""
+        return torch.cos(dt[..., None] * self.w + self.b)
+
+
+class Messages(nn.Module):
+    """Takes in pending messages [s_v || s_other || feat || phi(elapsed)], their last or their mean, by a GRU or RNN."""
+
+    def __init__(self, dim: int, feat: int, time: Time, cell: str) -> None:
+        super().__init__()
+        self.time = time
+        width = 2 * dim + feat + time.dim
+        self.cell = nn.GRUCell(width, dim) if cell == "gru" else nn.RNNCell(width, dim)
+
+    def forward(self, parts: Params) -> tuple[Tensor, Tensor]:
+        """(nodes [u] with something pending, their memories [u, d] after it)."""
+        of, state = parts["of"], parts["state"]
+        told = [state[of], parts["other"], self.time(parts["elapsed"])]
+        if "feat" in parts:
+            told.insert(2, parts["feat"])
+        message = torch.cat(told, dim=1)
+        nodes, group, count = of.unique_consecutive(return_inverse=True, return_counts=True)
+        if nodes.numel() < of.numel():
+            message = torch.zeros(nodes.numel(), message.shape[1], device=message.device).index_add(0, group, message)
+            message = message / count[:, None]
+        return nodes, self.cell(message, state[nodes])
+
+
+class Mails(nn.Module):
+    """Attention of a node's memory over its mails, then LayerNorm and a small network (APAN)."""
+
+    def __init__(self, dim: int, feat: int, time: Time, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.time, self.heads, self.dropout = time, heads, dropout
+        self.query = nn.Linear(dim, dim)
+        self.key, self.value = (nn.Linear(2 * dim + feat + time.dim, dim) for _ in range(2))
+        self.norm = nn.LayerNorm(dim)
+        self.out = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+
+    def forward(self, parts: Params) -> tuple[Tensor, Tensor]:
+        """(nodes [u] with mail, their memories [u, d])."""
+        nodes = parts["there"].any(1).nonzero()[:, 0]
+        state, there = parts["state"][nodes], parts["there"][nodes]
+        mail = torch.cat([parts["mail"][nodes], self.time(parts["age"][nodes])], dim=2)
+        u, slots, width = len(nodes), mail.shape[1], state.shape[1] // self.heads
+        query = self.query(state).view(u, self.heads, 1, width)
+        key, value = (f(mail).view(u, slots, self.heads, width).transpose(1, 2) for f in (self.key, self.value))
+        score = (query * key).sum(3) / math.sqrt(width)  # [u, H, S]
+        score = F.leaky_relu(score, 0.2).masked_fill(~there[:, None], -torch.inf)
+        share = F.dropout(score.softmax(2), self.dropout, self.training)
+        seen = (share[..., None] * value).sum(2).reshape(u, self.heads * width)
+        return nodes, self.out(self.norm(seen + state))
+
+
+class Attention(nn.Module):
+    """Temporal attention over sampled events; what an event adds to keys and values is never made, only its effect.
+
+    A key is K h_u + E e with e = [phi(age) || feat], so a score is q K h_u + (q E) e: the event's part costs a
+    product of a query with its own events in place of a product of the event with E. So do the values: sums of e by
+    the weights, and then E'. The same numbers as projecting every event, for a fiftieth of the operations.
+    """
+
+    def __init__(self, dim: int, out: int, edge: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout, self.width = heads, dropout, out // heads
+        self.query, self.skip = nn.Linear(dim, out), nn.Linear(dim, out)
+        self.key, self.value = nn.Linear(dim, out), nn.Linear(dim, out)
+        self.edge_key, self.edge_value = (nn.Linear(edge, out, bias=False) for _ in range(2))
+
+    def forward(self, h: Tensor, hop: Hop, edge: Tensor) -> Tensor:
+        """Of h [q, d], the next hop's queries, and edge [E, T + F]: [m, out]."""
+        m, heads, width = hop.block.num_rows, self.heads, self.width
+        own = h[:m]
+        query = self.query(own).view(m, heads, width) / math.sqrt(width)
+        key, value = (f(h).view(-1, heads, width) for f in (self.key, self.value))
+        to_key, to_value = (f.weight.view(heads, width, -1) for f in (self.edge_key, self.edge_value))
+        told = edge.to(query.dtype)[:, None]  # [E, 1, T + F]
+        by_edge = torch.bmm(query.transpose(0, 1), to_key.to(query.dtype))  # [H, m, T + F]
+        of_edges = [entries.dot(hop.rows, by_edge[i][:, None], told) for i in range(heads)]
+        score = entries.dot(hop.block, query, key) + torch.cat(of_edges, dim=1)
+        share = dropout(entries.softmax(hop.block, score), self.dropout, self.training)  # [E, H]
+        sums = [entries.weighted_sum(hop.rows, share[:, i : i + 1].contiguous(), told) for i in range(heads)]
+        edges = torch.bmm(torch.cat(sums, dim=1).transpose(0, 1), to_value.to(query.dtype).transpose(1, 2))
+        seen = entries.weighted_sum(hop.block, share, value) + edges.transpose(0, 1)
+        out: Tensor = seen.reshape(m, -1) + self.skip(own)
+        return out
+
+
+class Sum(nn.Module):
+    """TGN's sum: relu of W1 (sum of [h_u || e]), then W2 of it beside the node's own."""
+
+    def __init__(self, dim: int, out: int, edge: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.near, self.edge = nn.Linear(dim, out), nn.Linear(edge, out, bias=False)
+        self.out = nn.Linear(dim + out, out)
+
+    def forward(self, h: Tensor, hop: Hop, edge: Tensor) -> Tensor:
+        """[q, d] -> [m, out]."""
+        summed = aggregate(hop.block, self.near(h)) + self.edge(aggregate(hop.rows, edge))
+        out: Tensor = self.out(torch.cat([h[: hop.block.num_rows], summed.relu()], dim=1))
+        return out
+
+
+_HOPS: dict[str, type[Attention] | type[Sum]] = {"attention": Attention, "sum": Sum}
+
+
+class Projection(nn.Module):
+    """JODIE's: s (1 + W dt), dt the time since a node's last event in standard units."""
+
+    def __init__(self, dim: int, mean: float, std: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(dim) / math.sqrt(dim))
+        self.register_buffer("scale", torch.tensor([mean, max(std, 1e-6)]))
+
+    def forward(self, h: Tensor, idle: Tensor) -> Tensor:
+        """[r, d], [r] -> [r, d]."""
+        assert isinstance(self.scale, Tensor)
+        return h * (1 + (idle - self.scale[0])[:, None] / self.scale[1] * self.weight)
+
+
+class Pairs(nn.Module):
+    """Logits of pairs: W (relu of A z_src + B z_dst); A and B act once a root."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.src, self.dst, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, 1)
+
+    def forward(self, z: Tensor, src: Tensor, dst: Tensor) -> Tensor:
+        """Of roots [r, d] and places of any one shape: logits of that shape."""
+        a, b = self.src(z), self.dst(z)
+        logits: Tensor = self.out((F.embedding(src, a) + F.embedding(dst, b)).relu())
+        return logits.squeeze(-1)
+
+
+class Embedded(NamedTuple):
+    """What a pass gives."""
+
+    roots: Tensor  # [r, d]
+    memory: Tensor | None  # [n, d] to be written, of the batch's nodes
+    before: Tensor | None  # [u, d] memories of the nodes with something pending, before
+    after: Tensor | None  # [u, d] and after, corrected
+
+
+class TemporalNet(nn.Module):
+    """A memory's update, an embedding and a decoder.
+
+    Args:
+        dim: d, the width of everything.
+        feat: F of an event.
+        update: ``gru``, ``rnn``, ``mail`` or ``none`` (no memory: TGAT).
+        embed: ``attention``, ``sum``, ``time`` or ``identity``.
+        layers: hops of attention or sum.
+        correction: PRES's, over the update.
+        gaps: (mean, deviation) of the time between a node's events, for ``time``.
+        states: classes of a source's state, where they are foretold; 0 for links.
+    """
+
+    def __init__(
+        self, dim: int, feat: int, *, update: str, embed: str, layers: int = 1, time_dim: int = 100, heads: int = 2,
+        dropout: float = 0.1, correction: nn.Module | None = None, gaps: tuple[float, float] = (0.0, 1.0),
+        states: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.dim, self.embed, self.correction = dim, embed, correction
+        self.time = Time(time_dim)
+        self.update: nn.Module | None = None
+        if update == "mail":
+            self.update = Mails(dim, feat, self.time, heads, dropout)
+        elif update != "none":
+            self.update = Messages(dim, feat, self.time, update)
+        hops = layers if embed in _HOPS else 0
+        self.layers = nn.ModuleList(_HOPS[embed](dim, dim, time_dim + feat, heads, dropout) for _ in range(hops))
+        self.projection = Projection(dim, *gaps) if embed == "time" else None
+        self.decoder = Pairs(dim)
+        self.states = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, states)) if states else None
+
+    def forward(self, parts: Params, batch: EventBatch) -> Embedded:
+        """A pass over a batch."""
+        memory = before = after = None
+        if self.update is None:
+            h = torch.zeros(batch.n_id.numel(), self.dim, device=batch.idle.device)
+        else:
+            memory = parts["state"]
+            nodes, after = self.update(parts)
+            before = memory[nodes]
+            if self.correction is not None:
+                after = self.correction(parts, nodes, before, after)
+            memory = memory.index_copy(0, nodes, after.to(memory.dtype))
+            h = memory
+        if batch.place.numel() != batch.n_id.numel():  # some nodes are queried at several moments
+            h = F.embedding(batch.place, h)
+        for layer, hop in zip(self.layers, reversed(batch.hops), strict=True):
+            edge = self.time(hop.age)
+            edge = edge if hop.feat is None else torch.cat([edge, hop.feat], dim=1)
+            h = layer(h, hop, edge)
+            if layer is not self.layers[-1]:
+                h = h.relu()
+        roots = h[: batch.num_roots]
+        if self.projection is not None:
+            roots = self.projection(roots, batch.idle)
+        return Embedded(roots, memory, before, after)
+
+
+class Correction(nn.Module):
+    """PRES's equation 8: gamma times the measured memory and 1 - gamma times the predicted one (7).
+
+    Args:
+        gamma: weight of the measurement; None learns it, from 0.9, as the sigmoid of a number.
+    """
+
+    def __init__(self, gamma: float | None = None) -> None:
+        super().__init__()
+        self.fixed = gamma
+        self.raw = nn.Parameter(torch.tensor(math.log(9.0))) if gamma is None else None
+
+    @property
+    def gamma(self) -> Tensor | float:
+        """In [0, 1]."""
+        return torch.sigmoid(self.raw) if self.raw is not None else float(self.fixed or 0.0)
+
+    def forward(self, parts: Params, nodes: Tensor, before: Tensor, measured: Tensor) -> Tensor:
+        """Memories [u, d] of ``nodes``; a node of which nothing is known keeps its measured one."""
+        if self.fixed == 1.0:
+            return measured
+        predicted = before + parts["ahead"][nodes]
+        gamma = self.gamma
+        mixed = gamma * measured + (1 - gamma) * predicted
+        return torch.where(parts["known"][nodes][:, None], mixed, measured)

@@ -1,0 +1,221 @@
+"""PRES: memory-based networks over event streams in large batches (Su, Zou, Wu; ICLR 2024), and those networks plain.
+
+| in the paper                                   | here                                    |
+|------------------------------------------------|-----------------------------------------|
+| temporal batches, one behind (figure 1)        | ``batches.stream``                      |
+| memory and messages (equation 1; TGN's)        | ``tables.memory``, ``nn.temporal``      |
+| APAN's mailbox                                 | ``tables.mailbox``                      |
+| prediction, equation (7); statistics, (9)      | ``tables.predictive``                   |
+| correction, equation (8)                       | ``nn.temporal.Correction``              |
+| memory coherence as a penalty, equation (10)   | ``objectives.link.incoherence``         |
+| pending events, definition 2                   | ``stream_runs.pending_share``           |
+
+``--gamma 1 --beta 0`` is the plain network, bit for bit. Where paper and code disagree ``tables.predictive`` says what
+is done; the corrected memory is what is embedded (figure 8; algorithm 2 embeds the uncorrected one, from which no
+gradient of the task would reach gamma) and what is written back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from graphscale.config import TrainConfig
+from graphscale.errors import InputError
+
+if TYPE_CHECKING:
+    from graphscale.run import Run, Scores
+    from graphscale.stream_runs import StreamViews
+
+_SHAPES = {"tgn": ("gru", "attention"), "jodie": ("rnn", "time"), "apan": ("mail", "identity"),
+           "tgat": ("none", "attention")}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PRESConfig(TrainConfig):
+    """Networks over a stream of events, with or without PRES's prediction, correction and coherence."""
+
+    data: str = "planted-stream:20000"
+    """A stream under $GRAPHSCALE_DATA, a .parquet or .csv file, planted-stream:EVENTS, or PyG's JODIEDataset:Name."""
+    epochs: int = 10
+    """Passes over the training events, each with an empty memory at its start."""
+    lr: float = 1e-3
+    """Learning rate of Adam."""
+    task: Literal["links", "states"] = "links"
+    """Foretell who meets whom, or the state of the source at every event (the column label)."""
+    model: Literal["tgn", "jodie", "apan", "tgat"] = "tgn"
+    """TGN; JODIE; APAN; or TGAT, which has no memory, as a control."""
+    embed: Literal["attention", "sum", "time", "identity"] | None = None
+    """How a node is embedded, in place of the model's own way."""
+    update: Literal["gru", "rnn"] | None = None
+    """How a memory takes in messages, in place of the model's own way."""
+    dim: int = 100
+    """Numbers of a memory and of an embedding."""
+    time_dim: int = 100
+    """Numbers of an encoded time."""
+    heads: int = 2
+    """Attention heads; --dim must be a multiple."""
+    dropout: float = 0.1
+    """Probability, on attention weights."""
+    fanout: str = "10"
+    """Events sampled a node at hop 1, 2, ..., one hop a layer; 0 hops where the embedding looks at memory alone."""
+    neighbors: Literal["recent", "uniform"] = "recent"
+    """The latest events of a node, or any of its past."""
+    batch_size: int = 200
+    """b: events a batch."""
+    cut: Literal["count", "window", "capped", "tbatch"] = "count"
+    """Batches of b events; of a stretch of time; of at most b and few pending ends; or JODIE's t-batches."""
+    window: float = 0.0
+    """Length of the stretch, in the stream's unit of time, for --cut window."""
+    pending: float = 0.2
+    """Share of ends with an earlier event in the batch at which --cut capped ends one."""
+    see: Literal["lag", "fresh"] = "lag"
+    """Whether an event sees what came before its batch, or all events before itself. Memories lag in either case."""
+    directed: bool = False
+    """A node's neighbours are the sources of its events alone."""
+    messages: Literal["late", "snapshot"] = "late"
+    """Whether a message reads the other end's memory when it is taken in (PyG) or when it is sent (the authors)."""
+    aggregate: Literal["last", "mean"] = "last"
+    """What a node takes in of several pending events."""
+    memory: Literal["ram", "disk"] = "ram"
+    """Where memories lie; on disk they may be larger than RAM."""
+    gamma: str = "1"
+    """Weight of the measured memory in the correction, in [0, 1]; learn makes it a parameter; 1 predicts nothing."""
+    beta: float = 0.0
+    """Weight of the penalty on incoherent memory."""
+    form: Literal["increment", "rate"] = "increment"
+    """Whether a change of memory is foretold as such, or by the time that passes."""
+    components: int = 1
+    """Gaussians a node's changes are counted in, 1 or 2."""
+    anchors: int | None = None
+    """Nodes for which statistics are kept, each shared by several nodes; by default one a node."""
+    spread: bool = False
+    """Draw predictions from the Gaussian in place of its mean."""
+    val: float = 0.15
+    """Share of events, by time, for validation."""
+    test: float = 0.15
+    """Share of events, the last ones, for the test."""
+    new: float = 0.0
+    """Share of the nodes of validation and test that training does not see, to score unseen nodes (TGN: 0.1)."""
+    negatives: Literal["random", "historical", "inductive"] = "random"
+    """Destinations beside which an event is ranked: any; those its source met in training; or only since."""
+    ranked: int = 20
+    """Negatives an event in evaluation; AP and AUC take the first."""
+    exclude: bool = False
+    """Draw a negative of training again that is the true destination."""
+    eval_batch: int = 200
+    """Events a batch in evaluation, whatever training's are: scores depend on it."""
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        self.demand(("dim", "time_dim", "heads", "batch_size", "ranked", "eval_batch", "anchors"),
+                    lambda v: v > 0, "must be above 0")  # fmt: skip
+        self.demand(("dropout", "new", "pending"), lambda v: 0 <= v < 1, "must lie in [0, 1)")
+        self.demand(("val", "test"), lambda v: 0 < v < 1, "must lie in (0, 1)")
+        self.demand(("beta",), lambda v: 0 <= v < float("inf"), "must be finite and not negative")
+        self.demand(("components",), lambda v: v in (1, 2), "must be 1 or 2")
+        if self.split or self.undirected or self.scaling != "none":
+            raise InputError("--split, --undirected and --scaling are of static graphs. Leave them out.")
+        if self.val + self.test >= 1:
+            raise InputError(f"--val {self.val} and --test {self.test} leave nothing to train on. Lower one.")
+        if self.dim % self.heads:
+            raise InputError(f"--dim {self.dim} is not a multiple of --heads {self.heads}. Change one.")
+        if (self.cut == "window") != (self.window > 0):
+            raise InputError("--window is the length of --cut window's batches. Give both, or neither.")
+        if self.aggregate == "mean" and self.messages == "snapshot":
+            raise InputError(
+                "--messages snapshot keeps one memory of another end a node, and --aggregate mean needs one an event."
+                " Leave out one."
+            )
+        if self.model == "tgat" and (self.predicts() or self.beta):
+            raise InputError("tgat has no memory to predict or to keep coherent. Leave out --gamma and --beta.")
+        if self.model in ("apan", "tgat") and self.update:
+            raise InputError(f"{self.model} takes in no messages by a {self.update}. Leave --update out.")
+        self.weight()
+        self.fanouts()
+
+    def weight(self) -> float | None:
+        """Gamma as a number; None where it is learned.
+
+        Raises:
+            InputError: where it is neither.
+        """
+        if self.gamma == "learn":
+            return None
+        try:
+            number = float(self.gamma)
+        except ValueError:
+            number = -1.0
+        if not 0 <= number <= 1:
+            raise InputError(f"--gamma {self.gamma}: a number in [0, 1] or learn is needed. Change it.")
+        return number
+
+    def predicts(self) -> bool:
+        """Whether a memory is predicted and corrected."""
+        return self.weight() != 1.0
+
+    def shape(self) -> tuple[str, str, int]:
+        """(update, embedding, layers) of the network."""
+        update, embed = _SHAPES[self.model]
+        embed = self.embed or embed
+        return self.update or update, embed, len(self.fanouts())
+
+    def fanouts(self) -> tuple[int, ...]:
+        """``fanout`` as numbers; none where the embedding looks at memory alone.
+
+        Raises:
+            InputError: where it is no list of numbers above 0.
+        """
+        if (self.embed or _SHAPES[self.model][1]) in ("time", "identity"):
+            return ()
+        try:
+            numbers = tuple(int(part) for part in self.fanout.split(","))
+        except ValueError:
+            numbers = ()
+        if not numbers or min(numbers) < 1:
+            raise InputError(f"--fanout {self.fanout}: numbers above 0 are needed, one a hop, such as 10 or 10,10.")
+        return numbers
+
+    @classmethod
+    def refuses(cls) -> dict[str, str]:
+        """Sub-networks, with the reason."""
+        reason = (
+            "pres cannot be cut into sub-networks: a memory holds the units of one sub-network, which mean others to"
+            " the next. Use gist without memory, or pres with replicas (--nproc)."
+        )
+        return dict.fromkeys(("num_subnets", "every", "local_sgd"), reason)
+
+    def composition(self) -> str:
+        """The run as a sentence of its parts."""
+        update, embed, _ = self.shape()
+        corrected = f" + correct({self.gamma}, {self.form})" if self.predicts() else ""
+        penalty = f" + {self.beta} coherence" if self.beta else ""
+        how = f"{self.cut}, {self.see}"
+        memory = "no memory" if update == "none" else f"memory({update}, {self.messages}){corrected}"
+        loss = "link_loss" if self.task == "links" else "state_loss"
+        return f"stream(b={self.batch_size}, {how}) . {embed} . {memory} . {loss}{penalty} . replicas"
+
+
+Config = PRESConfig
+
+
+def read(config: PRESConfig) -> StreamViews:
+    """The stream and its splits, once for all seeds."""
+    from graphscale import stream_runs
+
+    return stream_runs.read(config)
+
+
+def build(config: PRESConfig, views: StreamViews, seed: int) -> Run:
+    """The composed run of one seed."""
+    from graphscale import stream_runs
+
+    return stream_runs.build(config, views, seed)
+
+
+def scores(config: PRESConfig, state: Mapping[str, Any]) -> Scores:
+    """The scores of a checkpoint."""
+    from graphscale import stream_runs
+
+    return stream_runs.scores(config, state)

@@ -1,0 +1,273 @@
+"""Composing runs over a stream of events: what training sees, the memory, the network, the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from graphscale import rng
+from graphscale.batches.negatives import Negatives
+from graphscale.batches.schedule import scheduled
+from graphscale.batches.stream import MEMORY, Sampler, StreamBatches
+from graphscale.data import streams
+from graphscale.errors import InputError
+from graphscale.events import Events
+from graphscale.kernels.temporal import TemporalCsr, temporal_csr
+from graphscale.nn.temporal import Correction, TemporalNet
+from graphscale.objectives.link import stream_loss
+from graphscale.run import Run, Scores, device_of
+from graphscale.stream_scores import StreamScores
+from graphscale.sync.replicas import Replicas
+from graphscale.tables.mailbox import Mailbox, PredictiveMailbox
+from graphscale.tables.memory import Memory
+from graphscale.tables.predictive import Prediction, Predictive
+from graphscale.world import World
+
+if TYPE_CHECKING:
+    from graphscale.recipes.pres import PRESConfig
+
+
+@dataclass(frozen=True)
+class StreamViews:
+    """A stream with its splits, and what of it training sees."""
+
+    events: Events
+    numbers: Tensor  # [m] events of training, ascending
+    val: int  # number of the first validation event
+    test: int
+    known: Tensor  # [N] bool: nodes that training sees
+
+    @property
+    def splits(self) -> dict[str, tuple[int, int]]:
+        """Name -> (first event, end)."""
+        return {"val": (self.val, self.test), "test": (self.test, self.events.num_events)}
+
+    def csr(self, numbers: Tensor, *, directed: bool) -> TemporalCsr:
+        """Every node's events among some, by their numbers in the whole stream."""
+        events = self.events
+        if numbers.numel() == events.num_events and directed == events.directed:
+            return events.csr
+        part = temporal_csr(events.src[numbers], events.dst[numbers], events.num_nodes, directed=directed)
+        return TemporalCsr(part.indptr, part.neighbour, numbers[part.event])
+
+
+def read(config: PRESConfig) -> StreamViews:
+    """The stream and its splits by time; with ``--new`` a share of nodes is kept from training.
+
+    Raises:
+        InputError: where there is no such stream, or nothing is left to train on.
+    """
+    events = streams.load(config.data, directed=config.directed)
+    val, test = events.split(config.val, config.test)
+    numbers = torch.arange(val)
+    if config.new:
+        hidden = _hidden(events, val, config.new)
+        numbers = numbers[~(hidden[events.src[:val].long()] | hidden[events.dst[:val].long()])]
+        if not numbers.numel():
+            raise InputError(f"--new {config.new} leaves no event to train on. Keep fewer nodes from training.")
+    known = torch.zeros(events.num_nodes, dtype=torch.bool)
+    known[events.src[numbers].long()] = True
+    known[events.dst[numbers].long()] = True
+    return StreamViews(events, numbers, val, test, known)
+
+
+def _hidden(events: Events, val: int, share: float) -> Tensor:
+    """[N] bool: nodes that training must not see, a share of those that validation and test meet (TGN's protocol)."""
+    later = torch.cat([events.src[val:], events.dst[val:]]).unique().long()
+    order = torch.randperm(later.numel(), generator=rng.generator(rng.DATA, 0))  # the same for all seeds
+    hidden = torch.zeros(events.num_nodes, dtype=torch.bool)
+    hidden[later[order[: round(share * later.numel())]]] = True
+    return hidden
+
+
+def build(config: PRESConfig, views: StreamViews, seed: int) -> Run:
+    """The composed run of one seed."""
+    world, device, events = World.current(), device_of(config.device), views.events
+    trained = views.csr(views.numbers, directed=events.directed)
+    gaps = _gaps(views, trained)
+    with rng.isolated(rng.derive(rng.INIT, seed)):
+        net = network(config, events, gaps).to(device)
+    table = memory(config, views, gaps, world, device)
+    numbers, starts = scheduled(
+        events, views.numbers, cut=config.cut, size=config.batch_size, window=config.window, share=config.pending
+    )
+    batches = StreamBatches(
+        sampler(config, events, trained), numbers, starts,
+        Negatives.of(events, "random", 1, seed=seed, train_end=views.val, exclude=config.exclude),
+        seed=seed, world=world,
+    )  # fmt: skip
+    evaluate = scorer(config, views, net, table, device)
+    optimiser = torch.optim.Adam(net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    objective = stream_loss(
+        net, beta=config.beta, states=config.task == "states", bf16=config.precision == "bf16"
+    )  # fmt: skip
+    monitors = Monitors(net, batches)
+    return Run(
+        model=net,
+        batches=batches,  # type: ignore[arg-type]
+        sync=Replicas(net, optimiser, objective, world=world, clip=config.clip),  # type: ignore[arg-type]
+        evaluate=evaluate,
+        metrics=evaluate.names,
+        monitor=config.monitor
+        or ("ap" if config.task == "links" else "auc" if "auc" in evaluate.names else "accuracy"),
+        tables={} if table is None else {MEMORY: table},
+        world=world,
+        device=device,
+        begins=None if table is None else table.reset,
+        ends=monitors,
+        keeps={"graph": events.identity()},
+        notes=(*events.notes, *_said(views, batches)),
+        prefetch=config.prefetch,
+    )
+
+
+def network(config: PRESConfig, events: Events, gaps: tuple[float, float]) -> TemporalNet:
+    """The network of a configuration."""
+    update, embed, layers = config.shape()
+    correction = Correction(None if config.gamma == "learn" else float(config.gamma)) if config.predicts() else None
+    return TemporalNet(
+        config.dim, events.num_features, update=update, embed=embed, layers=layers, time_dim=config.time_dim,
+        heads=config.heads, dropout=config.dropout, correction=correction, gaps=gaps, states=_states(config, events),
+    )  # fmt: skip
+
+
+def sampler(config: PRESConfig, events: Events, csr: TemporalCsr) -> Sampler:
+    """What makes batches of what ``csr`` holds of the stream."""
+    remembers = config.shape()[0] != "none"
+    return Sampler(
+        events, csr, config.fanouts(), see=config.see, how=config.neighbors, remembers=remembers
+    )  # fmt: skip
+
+
+def _states(config: PRESConfig, events: Events) -> int:
+    """Classes of the sources' states; 0 where links are foretold.
+
+    Raises:
+        InputError: where the stream has no states to foretell.
+    """
+    if config.task == "links":
+        return 0
+    classes = 0 if events.label is None else int(events.label.max()) + 1
+    if classes < 2 or (events.label is not None and int(events.label.min()) < 0):
+        raise InputError(
+            f"--task states: {config.data} has no labels 0, 1, ... of its sources' states. Give a column label, or"
+            " train with --task links."
+        )
+    return classes
+
+
+def scorer(
+    config: PRESConfig, views: StreamViews, net: TemporalNet, table: Memory | None, device: torch.device
+) -> StreamScores:
+    """What scores validation and test."""
+    events = views.events
+    whole = views.csr(torch.arange(events.num_events), directed=events.directed)
+    return StreamScores(
+        net, table, sampler(config, events, whole),
+        Negatives.of(events, config.negatives, config.ranked, seed=0, train_end=views.val, exclude=True),
+        views.splits, views.known, batch=config.eval_batch, device=device, states=_states(config, events),
+    )  # fmt: skip
+
+
+def scores(config: PRESConfig, state: Mapping[str, Any]) -> Scores:
+    """The scores of a checkpoint: its weights, and the memory as training left it.
+
+    Raises:
+        InputError: where the checkpoint is of another stream.
+    """
+    net, table, views = restored(config, state)
+    return scorer(config, views, net, table, device_of(config.device))()
+
+
+def restored(config: PRESConfig, state: Mapping[str, Any]) -> tuple[TemporalNet, Memory | None, StreamViews]:
+    """The network of a checkpoint, its memory at the end of training, and the stream.
+
+    Raises:
+        InputError: where the checkpoint is of another stream.
+    """
+    views, device = read(config), device_of(config.device)
+    if state.get("graph") != views.events.identity():
+        raise InputError(
+            f"{config.data} is not the stream that the run was trained on, and its memory is of that one. Bring the"
+            " data back as it was."
+        )
+    gaps = _gaps(views, views.csr(views.numbers, directed=views.events.directed))
+    net = network(config, views.events, gaps)
+    net.load_state_dict(state["model"])
+    table = memory(config, views, gaps, World(), device)
+    if table is not None:
+        table.load_state_dict(state["tables"][MEMORY])
+    return net.to(device).eval(), table, views
+
+
+def memory(
+    config: PRESConfig, views: StreamViews, gaps: tuple[float, float], world: World, device: torch.device
+) -> Memory | None:
+    """The memory of a configuration, if it has one."""
+    update, _, _ = config.shape()
+    if update == "none":
+        return None
+    events = views.events
+    # A node takes in its events from either end, those of training and all that come after it.
+    lived = torch.cat([views.numbers, torch.arange(views.val, events.num_events)])
+    csr = views.csr(lived, directed=False)
+    usual: dict[str, Any] = {
+        "when": config.messages, "of": config.aggregate, "disk": config.memory == "disk", "world": world,
+        "device": device,
+    }  # fmt: skip
+    if not config.predicts():
+        return (Mailbox if update == "mail" else Memory)(events, csr, config.dim, **usual)
+    how = Prediction(config.form, config.components, config.anchors, config.spread, max(gaps[0], 1e-9))
+    kind = PredictiveMailbox if update == "mail" else Predictive
+    return kind(events, csr, config.dim, prediction=how, **usual)
+
+
+def _gaps(views: StreamViews, csr: TemporalCsr) -> tuple[float, float]:
+    """Mean and deviation of the time between two events of a node, in training alone."""
+    t = views.events.t[csr.event].double()
+    gap = t.diff()
+    inside = torch.ones(gap.numel(), dtype=torch.bool)
+    ends = csr.indptr[1:-1]
+    inside[ends[(ends > 0) & (ends < t.numel())] - 1] = False
+    gap = gap[inside]
+    return (float(gap.mean()), float(gap.std())) if gap.numel() > 1 else (1.0, 1.0)
+
+
+def _said(views: StreamViews, batches: StreamBatches) -> list[str]:
+    events, sizes = views.events, batches.starts.diff()
+    met = ~(views.known[events.src[views.test :].long()] & views.known[events.dst[views.test :].long()])
+    return [
+        f"{views.numbers.numel():,} events of {events.num_nodes:,} nodes to train on in {len(batches):,} batches of"
+        f" {int(sizes.min())}..{int(sizes.max())}; {100 * float(met.float().mean()):.1f} % of test events have a node"
+        " that training does not see"
+    ]
+
+
+class Monitors:
+    """The end of an epoch: gamma, and the share of ends with an earlier event of theirs in the batch."""
+
+    def __init__(self, net: TemporalNet, batches: StreamBatches) -> None:
+        self.net, self.batches = net, batches
+        self._share: float | None = None
+
+    def __call__(self, scored: bool) -> dict[str, float]:
+        """``pending``, and ``gamma`` where memories are corrected."""
+        if self._share is None:
+            self._share = pending_share(self.batches)
+        measures = {"pending": self._share}
+        if isinstance(self.net.correction, Correction):
+            measures["gamma"] = float(torch.as_tensor(self.net.correction.gamma).detach())
+        return measures
+
+
+def pending_share(batches: StreamBatches) -> float:
+    """Share of the ends of events that have an earlier event of theirs in the same batch (PRES, definition 2)."""
+    events, numbers, starts = batches.sampler.events, batches.numbers, batches.starts
+    batch = torch.repeat_interleave(torch.arange(len(batches)), starts.diff()).repeat(2)
+    node = torch.cat([events.src[numbers], events.dst[numbers]]).long()
+    distinct = (batch * events.num_nodes + node).unique().numel()
+    return float(1 - distinct / max(1, node.numel()))

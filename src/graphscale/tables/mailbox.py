@@ -1,0 +1,107 @@
+"""Memory with a mailbox a node (APAN, Wang et al. 2021): mails of a node's own events and of its neighbours'.
+
+A mail holds both ends' memories as they were when it was sent, and the event's features. It goes to the node and to its
+recent neighbours; what several send in one batch arrives as one mail, their mean or the last. A mailbox keeps the
+latest ``slots`` mails. Unlike a TGN's message a mail is not used up: it counts until newer ones take its place.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from graphscale.kernels.temporal import recent
+from graphscale.step import Params
+from graphscale.tables.memory import Memory
+from graphscale.tables.predictive import Predictive
+
+
+class _Mails:
+    """Mixed into a memory.
+
+    Args:
+        slots: mails a node keeps.
+        neighbours: recent neighbours to which a node's mail goes as well.
+        combine: of mails to one node in one batch.
+        others: as the memory's.
+    """
+
+    def __init__(
+        self, *others: Any, slots: int = 10, neighbours: int = 10, combine: Literal["mean", "last"] = "mean",
+        **more: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(*others, **more)
+        table: Any = self
+        self.slots, self.neighbours, self.combine = slots, neighbours, combine
+        self.width = 2 * table.dim + table.events.num_features
+        table.columns |= {
+            "mail": table._zeros(slots, self.width),
+            "sent": torch.full((table.num_rows, slots), -1),  # number of the event that a mail tells of
+            "arrived": torch.zeros(table.num_rows, dtype=torch.int64),  # mails so far: the next slot, round and round
+        }
+
+    def parts(self, ids: Tensor) -> Params:
+        """``state`` [k, d], ``mail`` [k, S, M], ``there`` [k, S] bool, ``age`` [k, S]: time to the node's newest mail.
+
+        Where statistics are kept, what ``Predictive`` gives as well.
+        """
+        table: Any = self
+        found: Params = super().parts(ids)  # type: ignore[misc]
+        sent = table.columns["sent"][ids]
+        moment = table.events.t[sent.clamp(min=0)]
+        newest = table.events.t[sent.amax(1).clamp(min=0)]
+        age = torch.where(sent < 0, 0, newest[:, None] - moment).float()
+        mails = {"mail": table.columns["mail"][ids], "there": sent >= 0, "age": age}
+        return {**found, **{name: value.to(table.device) for name, value in mails.items()}}
+
+    def write(self, ids: Tensor, values: Tensor, time: Tensor | None = None) -> None:
+        """As ``Memory``; then the nodes' mails are delivered."""
+        table: Any = self
+        super().write(ids, values, time)  # type: ignore[misc]
+        ids = table.world.gather(ids.cpu()).unique() if table.world.size > 1 else ids.cpu()
+        if not ids.numel():
+            return
+        _, event, other = table._pending(ids, last=True)
+        state = table.columns["state"]
+        mail = [state[ids], state[other]]
+        if table.events.feat is not None:
+            mail.append(table.events.feat[event])
+        near, _ = recent(table.csr, ids, event, self.neighbours)
+        sender, slot = (near >= 0).nonzero().t()
+        to = torch.cat([ids, near[sender, slot].long()])
+        self._deliver(to, torch.cat(mail, dim=1), torch.cat([torch.arange(ids.numel()), sender]), event)
+
+    def _deliver(self, to: Tensor, mails: Tensor, which: Tensor, event: Tensor) -> None:
+        """One mail for every node of ``to`` [m], made of mails ``which`` [m] that tell of ``event``."""
+        table: Any = self
+        nodes, group = to.unique(return_inverse=True)
+        newest = torch.full((nodes.numel(),), -1).scatter_reduce_(0, group, event[which], "amax")
+        if self.combine == "mean":
+            total = torch.zeros(nodes.numel(), self.width, dtype=mails.dtype).index_add_(0, group, mails[which])
+            made = total / group.bincount(minlength=nodes.numel())[:, None]
+        else:
+            last = torch.full((nodes.numel(),), -1).scatter_reduce_(
+                0, group, torch.where(event[which] == newest[group], which, -1), "amax"
+            )
+            made = mails[last]
+        table._keep(nodes)
+        place = table.columns["arrived"][nodes] % self.slots
+        table.columns["mail"][nodes, place] = made
+        table.columns["sent"][nodes, place] = newest
+        table.columns["arrived"][nodes] += 1
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()  # type: ignore[misc]
+        table: Any = self
+        table.columns["sent"].fill_(-1)
+
+
+class Mailbox(_Mails, Memory):
+    """APAN's memory."""
+
+
+class PredictiveMailbox(_Mails, Predictive):
+    """APAN's memory with PRES's statistics."""

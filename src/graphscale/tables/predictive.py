@@ -1,0 +1,125 @@
+"""Memory with statistics of how each node's memory moves (PRES, Su, Zou, Wu; ICLR 2024, equations 7 and 9).
+
+Per anchor the sum xi of changes and their number n; with ``spread`` also the sum psi of their squares, for draws from
+the Gaussian. A node's anchor is itself, or with fewer anchors than nodes one that several share, by a hash: 4 (d + 1)
+bytes an anchor, 4 d more with ``spread``, twice that with two components.
+
+Settled here, where the paper and its code disagree:
+
+* A change is what a node's memory became less what it was, once for every write that took something in (the paper's
+  algorithm 2 subtracts the uncorrected state; its code adds all nodes' differences in every batch and never resets).
+* ``rate`` divides it by the time it took, as equation 7 reads; ``increment`` does not, as in the code. Time is
+  counted in mean gaps and bounded on both sides: many events share a moment.
+* The mean of a mixture of two Gaussians is the mean of all changes: components make no difference to it. With two, a
+  change joins the component whose mean is nearer, and the prediction is the heavier component's mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from graphscale import rng
+from graphscale.step import Params
+from graphscale.tables.memory import Memory
+
+Form = Literal["increment", "rate"]
+_SHORTEST, _LONGEST = 0.1, 10.0  # mean gaps
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How changes are counted and foretold."""
+
+    form: Form = "increment"
+    components: int = 1
+    anchors: int | None = None  # None: one a node
+    spread: bool = False
+    gap: float = 1.0  # mean time between a node's updates, for ``rate``
+
+
+class Predictive(Memory):
+    """A memory that also says where each node's memory is likely to be next.
+
+    Args:
+        prediction: how.
+        others: as ``Memory``.
+    """
+
+    def __init__(self, *others: Any, prediction: Prediction, **more: Any) -> None:
+        super().__init__(*others, **more)
+        self.prediction = prediction
+        rows, parts = min(prediction.anchors or self.num_rows, self.num_rows), prediction.components
+        self.anchors = rows
+        self.columns |= {"xi": torch.zeros(rows, parts, self.dim, dtype=self.dtype), "count": torch.zeros(rows, parts)}
+        if prediction.spread:
+            self.columns["psi"] = torch.zeros(rows, parts, self.dim, dtype=self.dtype)
+
+    def anchor(self, ids: Tensor) -> Tensor:
+        """[k] the anchor of every node."""
+        if self.anchors == self.num_rows:
+            return ids
+        return (ids * 2654435761 % 2**32) * self.anchors >> 32
+
+    def parts(self, ids: Tensor) -> Params:
+        """What ``Memory`` gives; ``ahead`` [k, d], the change to be expected of each node, and ``known`` [k] bool."""
+        found = super().parts(ids)
+        anchor = self.anchor(ids)
+        count, xi = self.columns["count"][anchor], self.columns["xi"][anchor]
+        heavy = count.argmax(1)
+        rows = torch.arange(ids.numel())
+        count, xi = count[rows, heavy], xi[rows, heavy]
+        mean = xi / count.clamp(min=1)[:, None]
+        if self.prediction.spread:
+            square = self.columns["psi"][anchor][rows, heavy] / count.clamp(min=1)[:, None]
+            # A draw follows from what is read: scoring and resumed runs then draw what they drew.
+            draw = rng.generator(rng.SAMPLE, int(count.sum()), int(ids.sum()))
+            noise = torch.randn(mean.shape, generator=draw, dtype=mean.dtype)
+            mean = mean + (square - mean * mean).clamp(min=0).sqrt() * noise
+        if self.prediction.form == "rate":
+            mean = mean * self._gaps(ids)[:, None]
+        return {**found, "ahead": mean.to(self.device), "known": (count > 0).to(self.device)}
+
+    def _gaps(self, ids: Tensor) -> Tensor:
+        """[k] time that what is pending took since the last update, in mean gaps, bounded."""
+        taken, newest = self.columns["taken"][ids], self.columns["newest"][ids]
+        t = self.events.t
+        passed = torch.where(taken < 0, 0, t[newest.clamp(min=0)] - t[taken.clamp(min=0)]).double()
+        return (passed / self.prediction.gap).clamp(_SHORTEST, _LONGEST).float()
+
+    def _learn(self, ids: Tensor, values: Tensor) -> None:
+        took = self.columns["newest"][ids] > self.columns["taken"][ids]
+        nodes = ids[took]
+        change = values[took] - self.columns["state"][nodes]
+        if self.prediction.form == "rate":
+            change = change / self._gaps(nodes)[:, None]
+        anchor = self.anchor(nodes)
+        part = torch.zeros_like(anchor)
+        if self.prediction.components == 2:
+            part = self._nearest(anchor, change)
+        at = anchor * self.prediction.components + part
+        self.columns["xi"].view(-1, self.dim).index_add_(0, at, change)
+        self.columns["count"].view(-1).index_add_(0, at, torch.ones(at.numel()))
+        if self.prediction.spread:
+            self.columns["psi"].view(-1, self.dim).index_add_(0, at, change * change)
+
+    def _nearest(self, anchor: Tensor, change: Tensor) -> Tensor:
+        """The component of every change: the nearer mean; a component without any change is filled first."""
+        count = self.columns["count"][anchor]
+        mean = self.columns["xi"][anchor] / count.clamp(min=1)[..., None]
+        far = (change[:, None] - mean).square().sum(2)
+        return torch.where(count == 0, -1.0, far).argmin(1)
+
+    def _by_node(self) -> dict[str, Tensor]:
+        return {name: column for name, column in self.columns.items() if name not in ("xi", "count", "psi")}
+
+    def _keep(self, ids: Tensor) -> None:
+        super()._keep(ids)
+        if self._journal is not None:
+            anchor = self.anchor(ids).unique()
+            own = self._by_node()
+            kept = {name: column[anchor] for name, column in self.columns.items() if name not in own}
+            self._journal.append((anchor, kept))

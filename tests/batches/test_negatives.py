@@ -1,0 +1,65 @@
+"""Destinations that did not happen: from where they are drawn, and that a draw is the event's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from streams import small
+
+from graphscale.batches.negatives import Negatives
+from graphscale.data.planted_stream import planted_stream
+
+
+def met(events, node, first, end):
+    ends = [(int(events.src[e]), int(events.dst[e])) for e in range(first, end)]
+    return {v for u, v in ends if u == node} | {u for u, v in ends if v == node}
+
+
+def draws(events, kind, **settings):
+    negatives = Negatives.of(events, kind, 6, seed=3, train_end=events.num_events // 2, **settings)
+    numbers = torch.arange(events.num_events)
+    return negatives, negatives.draw(numbers, events.src, events.dst)
+
+
+@pytest.mark.parametrize("kind", ["historical", "inductive"])
+def test_a_source_met_them_before(kind):
+    events = planted_stream(600, num_src=30, num_dst=20)
+    _, drawn = draws(events, kind)
+    half = 300
+    for e in range(0, 600, 7):
+        first, end = (0, min(e, half)) if kind == "historical" else (half, max(e, half))
+        before = met(events, int(events.src[e]), first, end)
+        if before:
+            assert set(drawn[e].tolist()) <= before
+        else:
+            assert bool((drawn[e] >= 30).all())
+
+
+def test_random_ones_are_destinations_and_even():
+    events = planted_stream(4000, num_src=30, num_dst=20)
+    _, drawn = draws(events, "random")
+    counts = torch.bincount(drawn.reshape(-1) - 30, minlength=20)
+    assert counts.numel() == 20
+    assert float((counts - 1200.0).abs().max()) < 5 * 1200**0.5
+
+
+def test_in_a_stream_of_one_kind_they_are_nodes_that_occur_as_destinations():
+    events = small(num_events=40, nodes=200)
+    _, drawn = draws(events, "random")
+    assert set(drawn.unique().tolist()) <= set(events.dst.tolist())
+
+
+@pytest.mark.parametrize("kind", ["random", "historical"])
+def test_the_true_destination_can_be_left_out(kind):
+    events = planted_stream(600, num_src=30, num_dst=20)
+    _, drawn = draws(events, kind, exclude=True)
+    assert float((drawn == events.dst[:, None]).float().mean()) < 1e-3
+    _, plain = draws(events, kind)
+    assert (plain == events.dst[:, None]).any()
+
+
+def test_a_draw_is_the_events_own():
+    events = planted_stream(600)
+    negatives, drawn = draws(events, "historical")
+    some = torch.tensor([500, 3, 77])
+    assert torch.equal(negatives.draw(some, events.src[some], events.dst[some]), drawn[some])

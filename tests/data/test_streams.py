@@ -1,0 +1,106 @@
+"""Readers of streams: what they read, and what they refuse."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch_geometric.data import TemporalData
+
+from graphscale.data.planted_stream import planted_stream
+from graphscale.data.streams import from_temporal_data, load
+from graphscale.errors import InputError
+from graphscale.events import stream
+
+
+def parquet(path, columns, **said):
+    table = pa.table(columns).replace_schema_metadata({k: str(v) for k, v in said.items()})
+    pq.write_table(table, path)
+    return path
+
+
+COLUMNS = {"src": [0, 1, 0], "dst": [2, 3, 3], "t": [10**15, 10**15 + 1, 10**15 + 1]}
+
+
+def test_parquet_with_features_and_labels(tmp_path):
+    columns = {**COLUMNS, "label": [0, 1, 0], "feat": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]}
+    events = load(parquet(tmp_path / "e.parquet", columns, num_nodes=6, num_src_partition=2))
+    assert (events.num_nodes, events.num_src, events.num_features) == (6, 2, 2)
+    assert events.t.tolist() == COLUMNS["t"], "times are exact far beyond float32"
+    assert events.label.tolist() == [0, 1, 0] and events.feat.tolist() == columns["feat"]
+    assert load(parquet(tmp_path / "n.parquet", columns, has_label=False)).label is None
+
+
+def test_jodies_csv(tmp_path):
+    file = tmp_path / "wiki.csv"
+    file.write_text(
+        "user_id,item_id,timestamp,state_label,features\n0,0,0.0,0,0.5,1\n1,0,5.5,1,0.25,2\n0,1,9.0,0,0,3\n"
+    )
+    events = load(file)
+    assert events.src.tolist() == [0, 1, 0] and events.dst.tolist() == [2, 2, 3]
+    assert events.num_src == 2 and events.t.tolist() == [0.0, 5.5, 9.0]
+    assert events.feat.tolist() == [[0.5, 1], [0.25, 2], [0, 3]] and events.label.tolist() == [0, 1, 0]
+
+
+def test_csv_with_names(tmp_path):
+    file = tmp_path / "e.csv"
+    file.write_text("t,src,dst\n1,0,1\n2,1,2\n")
+    assert load(file).dst.tolist() == [1, 2]
+
+
+def test_pygs_temporal_data_in_any_order():
+    data = TemporalData(
+        src=torch.tensor([0, 1]), dst=torch.tensor([2, 3]), t=torch.tensor([9, 4]), msg=torch.tensor([[1.0], [2.0]])
+    )
+    events = from_temporal_data(data)
+    assert events.src.tolist() == [1, 0] and events.feat.tolist() == [[2.0], [1.0]]
+    assert events.num_src == 2 and events.notes
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"src": [0], "dst": [1]}, "no column t"),
+        ({**COLUMNS, "t": [3, 2, 1]}, "before event 0"),
+        ({**COLUMNS, "t": [1.0, float("nan"), 2.0]}, "no finite time"),
+        ({**COLUMNS, "src": [0, None, 1]}, "empty cells"),
+        ({**COLUMNS, "src": [0, -1, 1]}, "nodes are 0"),
+        ({**COLUMNS, "src": [0.0, 1.0, 1.0]}, "whole numbers"),
+        ({**COLUMNS, "src": ["a", "b", "c"]}, "numbers are needed"),
+        ({**COLUMNS, "feat": [[1.0], [2.0, 3.0], [4.0]]}, "several lengths"),
+        ({**COLUMNS, "feat": [[1.0], [float("inf")], [4.0]]}, "NaN or an infinity"),
+        ({name: [] for name in COLUMNS}, "no event"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_stream_is_refused(tmp_path, columns, says):
+    with pytest.raises(InputError, match=says):
+        load(parquet(tmp_path / "e.parquet", columns))
+
+
+def test_ids_and_parts_that_do_not_fit(tmp_path):
+    with pytest.raises(InputError, match="nodes are 0 .. 2"):
+        load(parquet(tmp_path / "e.parquet", COLUMNS, num_nodes=3))
+    with pytest.raises(InputError, match="does not go from"):
+        load(parquet(tmp_path / "f.parquet", COLUMNS, num_src_partition=1))
+
+
+def test_files_that_are_none(tmp_path):
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 not a file")
+    for name, says in (
+        (tmp_path / "bad.parquet", "Parquet"), ("nothing-of-the-kind", "no stream"), ("planted-stream:9", "from 100"),
+        ("tgb:tgbl-wiki", "py-tgb"), ("NoSuchClass:x", "no data set class"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=says):
+            load(name)
+
+
+def test_a_longer_planted_stream_begins_as_a_shorter_one():
+    short, long = (planted_stream(n, num_src=50, num_dst=20) for n in (500, 900))
+    for name in ("src", "dst", "t", "label"):
+        assert torch.equal(getattr(short, name), getattr(long, name)[:500])
+    checked = stream(long.src, long.dst, long.t, num_nodes=70, num_src=50, label=long.label)
+    assert checked.num_events == 900
+    assert 0.1 < float(long.label.float().mean()) < 0.35
+    assert not torch.equal(planted_stream(500, num_src=50, num_dst=20, seed=1).dst, short.dst)

@@ -1,0 +1,215 @@
+"""Runs over streams: what PRES adds, what it leaves alone, resume in mid-stream, scores of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from streams import DIM, composed, dealt_to, negatives, network, rank_of_two, small
+
+from graphscale import configure, session
+from graphscale.batches.stream import MEMORY, Sampler
+from graphscale.errors import InputError
+from graphscale.interrupt import Interrupted
+from graphscale.loop import commit, fetch
+from graphscale.nn.temporal import Correction
+from graphscale.objectives.link import incoherence, stream_loss
+from graphscale.recipes.pres import PRESConfig
+from graphscale.tables.memory import Memory
+from graphscale.tables.predictive import Prediction, Predictive
+from graphscale.world import World
+
+TINY = PRESConfig(data="planted-stream:400", dim=8, time_dim=4, epochs=2, batch_size=40, threads=1, ranked=5)
+KINDS = [
+    {},
+    {"model": "jodie"},
+    {"model": "apan"},
+    {"model": "tgat", "fanout": "3,3"},
+    {"gamma": "learn", "beta": 0.1},
+    {"model": "apan", "gamma": "0.8", "form": "rate", "components": 2, "spread": True},
+    {"aggregate": "mean", "new": 0.1, "negatives": "historical"},
+    {"see": "fresh", "cut": "tbatch", "neighbors": "uniform"},
+    {"messages": "snapshot", "memory": "disk", "embed": "sum", "update": "rnn"},
+    {"cut": "capped", "precision": "bf16"},
+    {"task": "states"},
+]
+
+
+def trained(out, **changes):
+    return session.train("pres", replace(TINY, out=out, **changes))
+
+
+def metrics(path):
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [(line["epoch"], line["loss"], line["scores"], line["measures"]) for line in lines]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_checkpoint_is_scored_as_training_scored_it(tmp_path, kind):
+    result = trained(tmp_path / "run", **kind)
+    again = session.evaluate(tmp_path / "run")
+    for split in ("val", "test"):
+        assert again[split] == pytest.approx(result[split], nan_ok=True)
+
+
+class After:
+    """Sends Ctrl-C to this process in the k-th training step."""
+
+    def __init__(self, k, monkeypatch):
+        import os
+        import signal
+
+        from graphscale import loop
+
+        self.left, step = k, loop.train_step
+
+        def counted(*arguments):
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+            return step(*arguments)
+
+        monkeypatch.setattr(loop, "train_step", counted)
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[2], KINDS[5]], ids=str)
+@pytest.mark.parametrize("step", [3, 9])
+def test_a_run_stopped_in_mid_stream_goes_on_to_the_bit(tmp_path, monkeypatch, kind, step):
+    whole = trained(tmp_path / "whole", **kind)
+    with monkeypatch.context() as patched:
+        After(step, patched)
+        with pytest.raises(Interrupted):
+            trained(tmp_path / "parts", **kind)
+    resumed = trained(tmp_path / "parts", resume=True, **kind)
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    for part in ("val", "test", "final"):
+        assert json.dumps(whole[part]) == json.dumps(resumed[part])
+
+
+def stepped(table, net, events, *, beta=0.0, size=6):
+    """Losses and gradients of a pass over the events in batches."""
+    sampler, found = Sampler(events, events.csr, (5,)), []
+    for start in range(0, events.num_events, size):
+        numbers = torch.arange(start, min(events.num_events, start + size))
+        batch = sampler.batch(numbers, start, negatives(numbers.numel(), seed=start))
+        params = dict(net.named_parameters())
+        outcome = stream_loss(net, beta=beta)({**params, **fetch({MEMORY: table}, batch.needs)}, batch)
+        gradients = torch.autograd.grad(outcome.loss_sum, list(params.values()), allow_unused=True)
+        found += [outcome.loss_sum.detach(), *(g for g in gradients if g is not None)]
+        commit({MEMORY: table}, outcome.writes)
+    return found
+
+
+def test_gamma_1_and_beta_0_are_the_plain_network_bit_for_bit():
+    events = small()
+    plain = stepped(Memory(events, events.csr, DIM), network(events), events)
+    table = Predictive(events, events.csr, DIM, prediction=Prediction())
+    corrected = stepped(table, network(events, correction=Correction(1.0)), events)
+    assert all(torch.equal(a, b) for a, b in zip(plain, corrected, strict=True))
+
+
+def test_a_correction_is_what_equations_7_and_8_say():
+    events = small()
+    net = network(events, correction=Correction(0.7))
+    table = Predictive(events, events.csr, DIM, prediction=Prediction("rate", gap=5.0))
+    stepped(table, net, events)
+    ids = torch.arange(events.num_nodes)
+    parts = table.parts(ids)
+    nodes, measured = net.update(parts)
+    corrected = net.correction(parts, nodes, parts["state"][nodes], measured)
+    for place, node in enumerate(nodes.tolist()):
+        taken, newest = (int(table.columns[name][node]) for name in ("taken", "newest"))
+        passed = float(events.t[newest] - events.t[taken]) if taken >= 0 else 0.0
+        rate = table.columns["xi"][node, 0] / max(1.0, float(table.columns["count"][node, 0]))
+        predicted = table.columns["state"][node] + min(10.0, max(0.1, passed / 5.0)) * rate
+        expected = 0.3 * predicted + 0.7 * measured[place] if table.columns["count"][node, 0] else measured[place]
+        torch.testing.assert_close(corrected[place], expected)
+
+
+def test_the_penalty_reaches_the_update_and_changes_no_memory():
+    events = small()
+    before, after = torch.tensor([[1.0, 0], [0, 0], [1, 1]]), torch.tensor([[0.0, 2], [1, 1], [2, 2]]).requires_grad_()
+    value = incoherence(before, after)
+    torch.testing.assert_close(value, torch.tensor(0.5))  # a right angle and none; a first memory does not count
+    value.backward()
+    assert after.grad.abs().sum() > 0
+    nets = [network(events) for _ in range(2)]
+    tables = [Memory(events, events.csr, DIM) for _ in range(2)]
+    plain, with_penalty = (stepped(t, n, events, beta=b) for t, n, b in zip(tables, nets, (0.0, 0.5), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(plain, with_penalty, strict=True))
+    assert torch.equal(tables[0].columns["state"], tables[1].columns["state"])
+
+
+def test_two_ranks_equal_one_process_that_accumulates(tmp_path):
+    mp.spawn(rank_of_two, (str(tmp_path),), nprocs=2)
+    events = small(num_events=50)
+    run = composed(events, World())
+    halves = [dealt_to(run.batches, rank) for rank in range(2)]
+    slot, table = run.sync.slots()[0], run.tables[MEMORY]
+    for index in range(2):
+        run.begins()
+        for some in zip(*(half.epoch(index) for half in halves), strict=True):
+            slot.optimiser.zero_grad()
+            some = [b for b in some if not b.padding]
+            outcomes = [slot.objective({**slot.params(), **fetch(run.tables, b.needs)}, b) for b in some]
+            sum(o.loss_sum for o in outcomes).backward()
+            for p in slot.params().values():
+                p.grad.div_(sum(o.count for o in outcomes))
+            slot.optimiser.step()
+            # Of a node that both halves write, the later event stands, as if the whole batch had been one write.
+            writes = [o.writes[MEMORY] for o in outcomes]
+            ids, values, newest = (torch.cat(parts) for parts in zip(*writes, strict=True))
+            order = newest.argsort(stable=True)
+            last = {int(node): place for place, node in zip(order.tolist(), ids[order], strict=True)}
+            chosen = torch.tensor(sorted(last.values()))
+            table.write(ids[chosen], values[chosen], newest[chosen])
+    for rank in range(2):
+        weights, memory = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name, value in run.model.state_dict().items():
+            torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-9)
+        for name, value in table.state_dict().items():
+            torch.testing.assert_close(memory[name], value, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"gamma": "1.5"}, "--gamma"),
+        ({"gamma": "often"}, "--gamma"),
+        ({"model": "tgat", "beta": 0.1}, "no memory"),
+        ({"cut": "window"}, "--window"),
+        ({"messages": "snapshot", "aggregate": "mean"}, "snapshot"),
+        ({"fanout": "0"}, "--fanout"),
+        ({"dim": 9}, "--heads"),
+        ({"undirected": True}, "static graphs"),
+        ({"val": 0.6, "test": 0.5}, "nothing to train on"),
+        ({"components": 3}, "1 or 2"),
+        ({"task": "lunch"}, "links"),
+    ],
+    ids=str,
+)
+def test_settings_that_mean_nothing_are_refused(settings, says):
+    with pytest.raises(InputError, match=says):
+        configure("pres", preset="none", **settings)
+
+
+def test_a_run_is_scored_on_its_own_stream_only(tmp_path):
+    trained(tmp_path / "run", epochs=1)
+    with pytest.raises(InputError, match="not the stream"):
+        session.evaluate(tmp_path / "run", data="planted-stream:500")
+
+
+def test_states_that_are_not_there_cannot_be_foretold(tmp_path):
+    file = tmp_path / "e.csv"
+    file.write_text("src,dst,t\n" + "".join(f"{i % 5},{5 + i % 3},{i}\n" for i in range(100)))
+    with pytest.raises(InputError, match="--task states"):
+        trained(tmp_path / "run", data=str(file), task="states")
+
+
+def test_planted_states_are_found(tmp_path):
+    """Users in state 1 meet other items; what they met of late tells which."""
+    result = trained(tmp_path / "run", data="planted-stream:6000", task="states", epochs=4, lr=0.01, dim=16)
+    assert result["test"]["auc"] > 0.75

@@ -1,0 +1,73 @@
+"""Small streams and their networks, for tests."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+from graphscale.batches.negatives import Negatives
+from graphscale.batches.schedule import by_count
+from graphscale.batches.stream import MEMORY, Sampler, StreamBatches
+from graphscale.events import stream
+from graphscale.loop import train_step
+from graphscale.nn.temporal import Correction, TemporalNet
+from graphscale.objectives.link import stream_loss
+from graphscale.run import Run
+from graphscale.sync.replicas import Replicas
+from graphscale.tables.predictive import Prediction, Predictive
+from graphscale.world import World
+
+NODES, EVENTS, DIM = 9, 30, 8
+
+
+def small(*, num_events=EVENTS, nodes=NODES, features=0, ties=True, seed=0):
+    """Events among a few nodes: a hub, events with itself, events of one moment."""
+    draw = torch.Generator().manual_seed(seed)
+    src, dst = (torch.randint(nodes, (num_events,), generator=draw) for _ in range(2))
+    src[torch.rand(num_events, generator=draw) < 0.3] = 1
+    t = torch.randint(0, 40 if ties else 10**6, (num_events,), generator=draw).sort().values
+    feat = torch.randn(num_events, features, generator=draw) if features else None
+    return stream(src, dst, t, num_nodes=nodes, feat=feat)
+
+
+def network(events, **kind):
+    torch.manual_seed(1)
+    settings = {"update": "gru", "embed": "attention", "layers": 1, **kind}
+    return TemporalNet(DIM, events.num_features, time_dim=6, dropout=0.0, gaps=(3.0, 5.0), **settings)
+
+
+def negatives(size, count=2, seed=0, nodes=NODES):
+    return torch.randint(nodes, (size, count), generator=torch.Generator().manual_seed(seed))
+
+
+def composed(events, world):
+    torch.manual_seed(0)
+    net = network(events, correction=Correction()).double()
+    table = Predictive(events, events.csr, DIM, prediction=Prediction(), dtype=torch.float64, world=world)
+    drawn = Negatives.of(events, "random", 2, seed=0, train_end=events.num_events)
+    batches = StreamBatches(
+        Sampler(events, events.csr, (5,)), torch.arange(events.num_events), by_count(events.num_events, 7), drawn,
+        world=world,
+    )  # fmt: skip
+    sync = Replicas(net, torch.optim.Adam(net.parameters(), lr=0.01), stream_loss(net, beta=0.1), world=world)
+    return Run(net, batches, sync, dict, (), "", tables={MEMORY: table}, world=world, begins=table.reset)
+
+
+def rank_of_two(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    run = composed(small(num_events=50), World.current())
+    for index in range(2):
+        run.begins()
+        for step, batch in enumerate(run.batches.epoch(index)):
+            train_step(run, batch, step)
+    torch.save([run.model.state_dict(), run.tables[MEMORY].state_dict()], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def dealt_to(batches, rank):
+    """The batches of one of two ranks, in one process."""
+    world = World()
+    object.__setattr__(world, "rank", rank)
+    object.__setattr__(world, "size", 2)
+    return StreamBatches(batches.sampler, batches.numbers, batches.starts, batches.negatives, world=world)
