@@ -122,9 +122,9 @@ def wide(work: Path, seeds: int) -> Table:
     for width in WIDTHS:
         base: dict[str, Any] = {}
         for m in (1, 8, 4, 2):
-            # Scoring 22,470 nodes at full width takes a minute, on one process: four times a run.
-            epochs = EPOCHS[m]
-            settings = {**WIDE, "hidden": width, "epochs": epochs, "nproc": 2, "eval-every": epochs // 4}
+            # Scoring 22,470 nodes at full width takes more than a minute, on one process: two or four times a run.
+            epochs, looks = EPOCHS[m], 4 if m in (1, 8) else 2
+            settings = {**WIDE, "hidden": width, "epochs": epochs, "nproc": 2, "eval-every": epochs // looks}
             if m == 1:  # replicas: every process the whole width, gradients summed each step
                 recipe, special = "cluster_gcn", {"model": "sage"}
             else:
