@@ -41,7 +41,8 @@ class EdgeBank:
         if self.window is not None:
             ago = events.t[cuts.clamp(max=events.num_events - 1)] - events.t[last % events.num_events]
             seen &= ago <= self.window
-        return seen.float()
+        out: Tensor = seen.float()
+        return out
 
 
 @dataclass(frozen=True)
