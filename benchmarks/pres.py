@@ -65,7 +65,7 @@ def _span(size: int) -> tuple[int, int]:
 
 
 class PyGTGN:
-    """PyG's own modules, as its examples/tgn.py puts them together."""
+    """PyG's own modules, as its examples/tgn.py puts them together; they need a feature an event, which is 0."""
 
     def __init__(self, size: int) -> None:
         from torch_geometric.data import TemporalData
@@ -76,16 +76,16 @@ class PyGTGN:
         views = pres.read(configure("pres", data="wikipedia_edges", preset="none"))
         events, end = views.events, views.val
         self.data = TemporalData(
-            src=events.src[:end].long(), dst=events.dst[:end].long(), t=events.t[:end].long(), msg=torch.zeros(end, 0)
+            src=events.src[:end].long(), dst=events.dst[:end].long(), t=events.t[:end].long(), msg=torch.zeros(end, 1)
         )
         self.nodes = events.num_nodes
         self.loader = TemporalDataLoader(self.data, batch_size=size, neg_sampling_ratio=1.0)
         self.near = LastNeighborLoader(self.nodes, size=NEIGHBOURS)
         self.memory = TGNMemory(
-            self.nodes, 0, WIDTH, WIDTH, message_module=IdentityMessage(0, WIDTH, WIDTH),
+            self.nodes, 1, WIDTH, WIDTH, message_module=IdentityMessage(1, WIDTH, WIDTH),
             aggregator_module=LastAggregator(),
         )  # fmt: skip
-        self.conv = TransformerConv(WIDTH, WIDTH // 2, heads=2, dropout=0.1, edge_dim=WIDTH)
+        self.conv = TransformerConv(WIDTH, WIDTH // 2, heads=2, dropout=0.1, edge_dim=WIDTH + 1)
         self.src, self.dst, self.out = (torch.nn.Linear(WIDTH, n) for n in (WIDTH, WIDTH, 1))
         modules = (self.memory, self.conv, self.src, self.dst, self.out)
         self.optimiser = torch.optim.Adam([p for m in modules for p in m.parameters()], lr=1e-4)
@@ -105,7 +105,7 @@ class PyGTGN:
         self.assoc[n_id] = torch.arange(n_id.size(0))
         z, last = self.memory(n_id)
         elapsed = (last[edge_index[0]] - self.data.t[e_id]).to(z.dtype)
-        z = self.conv(z, edge_index, self.memory.time_enc(elapsed))
+        z = self.conv(z, edge_index, torch.cat([self.memory.time_enc(elapsed), self.data.msg[e_id]], dim=1))
         pos, neg = self.logits(z, batch.src, batch.dst), self.logits(z, batch.src, batch.neg_dst)
         loss = torch.nn.functional.softplus(-pos).mean() + torch.nn.functional.softplus(neg).mean()
         self.memory.update_state(batch.src, batch.dst, batch.t, batch.msg)
