@@ -157,9 +157,7 @@ def stream(
             raise InputError(f"{name} has {value.shape[0]} rows for {src.numel()} events. Give one row an event.")
     if src.numel() == 0:
         raise InputError("the stream has no event. Give at least one.")
-    for name, ids in (("src", src), ("dst", dst)):
-        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-            raise InputError(f"{name} is {ids.dtype}: nodes are whole numbers. Convert the column.")
+    nodes = _num_nodes(src, dst, num_nodes)
     t = t.to(torch.float64) if t.is_floating_point() else t.to(torch.int64)
     if t.is_floating_point() and not bool(t.isfinite().all()):
         raise InputError(f"event {_first(~t.isfinite())} has no finite time. Drop such events, or mend their times.")
@@ -174,21 +172,8 @@ def stream(
             f"event {at} (t = {t[at].item()}) happens before event {at - 1} (t = {t[at - 1].item()}). Sort the events"
             " by time."
         )
-    most = 1 + int(torch.maximum(src.max(), dst.max()))
-    nodes = most if num_nodes is None else num_nodes
-    for name, ids in (("src", src), ("dst", dst)):
-        bad = (ids < 0) | (ids >= nodes)
-        if bool(bad.any()):
-            at = _first(bad)
-            raise InputError(f"event {at}: {name} is {int(ids[at])}, and nodes are 0 .. {nodes - 1}. Mend the ids.")
     if num_src:
-        bad = (src >= num_src) | (dst < num_src)
-        if bool(bad.any()):
-            at = _first(bad)
-            raise InputError(
-                f"event {at} ({int(src[at])}, {int(dst[at])}) does not go from one of the {num_src} sources to a"
-                " destination. Leave num_src out where a node may be both."
-            )
+        _demand_parted(src, dst, num_src)
     if feat is not None and not bool(feat.isfinite().all()):
         bad_row = _first(~feat.isfinite().all(1))
         raise InputError(f"the features of event {bad_row} hold NaN or an infinity. Clean the features.")
@@ -197,6 +182,34 @@ def stream(
         src=src.to(kind), dst=dst.to(kind), t=t, num_nodes=nodes, feat=None if feat is None else feat.float(),
         label=None if label is None else label.long(), num_src=num_src, directed=directed, notes=notes,
     )  # fmt: skip
+
+
+def _num_nodes(src: Tensor, dst: Tensor, said: int | None) -> int:
+    """The number of nodes, as it is said or as the ids have it.
+
+    Raises:
+        InputError: where ids are no whole numbers, or out of range.
+    """
+    for name, ids in (("src", src), ("dst", dst)):
+        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise InputError(f"{name} is {ids.dtype}: nodes are whole numbers. Convert the column.")
+    nodes = 1 + int(torch.maximum(src.max(), dst.max())) if said is None else said
+    for name, ids in (("src", src), ("dst", dst)):
+        bad = (ids < 0) | (ids >= nodes)
+        if bool(bad.any()):
+            at = _first(bad)
+            raise InputError(f"event {at}: {name} is {int(ids[at])}, and nodes are 0 .. {nodes - 1}. Mend the ids.")
+    return nodes
+
+
+def _demand_parted(src: Tensor, dst: Tensor, num_src: int) -> None:
+    bad = (src >= num_src) | (dst < num_src)
+    if bool(bad.any()):
+        at = _first(bad)
+        raise InputError(
+            f"event {at} ({int(src[at])}, {int(dst[at])}) does not go from one of the {num_src} sources to a"
+            " destination. Leave num_src out where a node may be both."
+        )
 
 
 def _kind(events: Events) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from stopping import After
 
 from graphscale import session
 from graphscale.config import plain
@@ -46,23 +45,6 @@ def assert_same_run(a, b):
     results = [json.loads((path / "result.json").read_text()) for path in (a, b)]
     for key in ("val", "test", "final", "best_epoch", "epochs"):
         assert results[0][key] == results[1][key]
-
-
-class After:
-    """Sends Ctrl-C to this process in the k-th training step."""
-
-    def __init__(self, k, monkeypatch):
-        from graphscale import loop
-
-        self.left, step = k, loop.train_step
-
-        def counted(*arguments):
-            self.left -= 1
-            if self.left == 0:
-                os.kill(os.getpid(), signal.SIGINT)
-            return step(*arguments)
-
-        monkeypatch.setattr(loop, "train_step", counted)
 
 
 @pytest.mark.parametrize("model", ["cluster_gcn", "gin"])  # gin has BatchNorm

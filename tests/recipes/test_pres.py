@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.multiprocessing as mp
+from stopping import After
 from streams import DIM, composed, dealt_to, negatives, network, rank_of_two, small
 
 from graphscale import configure, session
@@ -53,26 +54,6 @@ def test_a_checkpoint_is_scored_as_training_scored_it(tmp_path, kind):
     again = session.evaluate(tmp_path / "run")
     for split in ("val", "test"):
         assert again[split] == pytest.approx(result[split], nan_ok=True)
-
-
-class After:
-    """Sends Ctrl-C to this process in the k-th training step."""
-
-    def __init__(self, k, monkeypatch):
-        import os
-        import signal
-
-        from graphscale import loop
-
-        self.left, step = k, loop.train_step
-
-        def counted(*arguments):
-            self.left -= 1
-            if self.left == 0:
-                os.kill(os.getpid(), signal.SIGINT)
-            return step(*arguments)
-
-        monkeypatch.setattr(loop, "train_step", counted)
 
 
 @pytest.mark.parametrize("kind", [KINDS[0], KINDS[2], KINDS[5]], ids=str)
