@@ -123,20 +123,28 @@ def peer(size: int) -> float:
     return size * (last - first) / seconds_of(model.step, first, last)
 
 
-def sampler() -> tuple[float, float]:
-    """Microseconds for the 10 latest neighbours of 600 queries: compiled, and a loop over lists in Python."""
+def sampler(events_a_batch: int) -> tuple[float, float, float]:
+    """Microseconds for the 10 latest neighbours of a batch's ends and negatives, in the last tenth of the stream.
+
+    Compiled; a loop in Python by bisection of lists; a loop as the authors of TGN and PRES have it, over numpy arrays.
+    """
     from bisect import bisect_left
+
+    import numpy as np
 
     from graphscale.kernels.temporal import recent
 
     events = pres.read(configure("pres", data="wikipedia_edges", preset="none")).events
-    csr = events.csr
-    draw = torch.Generator().manual_seed(0)
-    nodes = torch.randint(events.num_nodes, (600,), generator=draw)
-    cuts = torch.randint(events.num_events, (600,), generator=draw)
-    lists = [(csr.event[a:b].tolist(), csr.neighbour[a:b].tolist()) for a, b in itertools.pairwise(csr.indptr.tolist())]
+    csr, first = events.csr, int(0.9 * events.num_events)
+    batch = slice(first, first + events_a_batch)
+    negatives = events.dst[torch.randperm(events.num_events, generator=torch.Generator().manual_seed(0))][batch]
+    nodes = torch.cat([events.src[batch], events.dst[batch], negatives]).long()
+    cuts = torch.full((nodes.numel(),), first)
+    spans = list(itertools.pairwise(csr.indptr.tolist()))
+    lists = [(csr.event[a:b].tolist(), csr.neighbour[a:b].tolist()) for a, b in spans]
+    arrays = [(csr.event[a:b].numpy(), csr.neighbour[a:b].numpy()) for a, b in spans]
 
-    def python(_: int) -> list[list[tuple[int, int]]]:
+    def by_lists(_: int) -> list[list[tuple[int, int]]]:
         found = []
         for node, cut in zip(nodes.tolist(), cuts.tolist(), strict=True):
             event, neighbour = lists[node]
@@ -144,8 +152,18 @@ def sampler() -> tuple[float, float]:
             found.append([(event[i], neighbour[i]) for i in range(end - 1, max(-1, end - 1 - NEIGHBOURS), -1)])
         return found
 
-    fast = seconds_of(lambda _: recent(csr, nodes, cuts, NEIGHBOURS), 20, 1020) / 1000
-    return 1e6 * fast, 1e6 * seconds_of(python, 3, 53) / 50
+    def by_arrays(_: int) -> Any:
+        event, neighbour = (np.zeros((len(nodes), NEIGHBOURS), dtype=np.int64) for _ in range(2))
+        for i, (node, cut) in enumerate(zip(nodes.numpy(), cuts.numpy(), strict=True)):
+            own, near = arrays[node]
+            end = np.searchsorted(own, cut)
+            own, near = own[:end][-NEIGHBOURS:], near[:end][-NEIGHBOURS:]
+            event[i, NEIGHBOURS - len(own) :], neighbour[i, NEIGHBOURS - len(near) :] = own, near
+        return event, neighbour
+
+    fast = seconds_of(lambda _: recent(csr, nodes, cuts, NEIGHBOURS), 100, 1100) / 1000
+    slow = (seconds_of(loop, 2, 12) / 10 for loop in (by_lists, by_arrays))
+    return 1e6 * fast, *(1e6 * s for s in slow)
 
 
 def speed(work: Path, seeds: int) -> Table:
@@ -162,8 +180,13 @@ def speed(work: Path, seeds: int) -> Table:
             f"{best['bf16'] / best['PyG']:.2f}",
         ])  # fmt: skip
         print(lines[-1], flush=True)
-    fast, slow = sampler()
-    lines.append([f"sampler: {fast:.0f} us, a Python loop {slow:.0f} us", "", "", "", f"{slow / fast:.0f}", ""])
+    for size in SIZES:
+        fast, lists, arrays = sampler(size)
+        lines.append([
+            f"sampler, {size} events", f"lists {lists:,.0f} us, arrays {arrays:,.0f} us", f"{fast:,.0f} us", "",
+            f"{lists / fast:.0f} and {arrays / fast:.0f}", "",
+        ])  # fmt: skip
+        print(lines[-1], flush=True)
     return ["batch", "PyG 2.8 modules", "ours", "ours, bfloat16", "times", "times, bfloat16"], lines
 
 

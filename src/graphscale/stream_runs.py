@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -121,8 +122,18 @@ def build(config: PRESConfig, views: StreamViews, seed: int) -> Run:
         ends=monitors,
         keeps={"graph": events.identity()},
         notes=(*events.notes, *_said(views, batches)),
-        prefetch=config.prefetch,
+        prefetch=_ahead(config.prefetch, device),
     )
+
+
+def _ahead(asked: int, device: torch.device) -> int:
+    """Batches made ahead: none where every core computes.
+
+    A batch takes a twentieth of its step to make. A thread that makes it takes a core from a step whose loops wait for
+    their slowest thread: on two cores a step of 200 events then took 25 ms in place of 15.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if device.type == "cpu" and torch.get_num_threads() >= cores else asked
 
 
 def network(config: PRESConfig, events: Events, gaps: tuple[float, float]) -> TemporalNet:

@@ -21,6 +21,8 @@ from graphscale.kernels.sampling import mix
 from graphscale.kernels.threads import looped
 
 Ints = NDArray[Any]
+_SMALL = 1 << 15  # numbers that one thread writes
+_CHUNK = 512  # queries
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -124,7 +126,12 @@ def recent(csr: TemporalCsr, nodes: Tensor, cuts: Tensor, k: int) -> tuple[Tenso
         return _recent_by_torch(csr, nodes, cuts, k)
     neighbour = torch.empty(nodes.numel(), k, dtype=csr.neighbour.dtype)
     event = torch.empty(nodes.numel(), k, dtype=torch.int64)
-    looped(_recent, csr.indptr, csr.neighbour, csr.event, nodes, cuts, neighbour, event)
+    # A few thousand numbers are written before other threads have woken up.
+    arrays = (csr.indptr, csr.neighbour, csr.event, nodes, cuts, neighbour, event)
+    if event.numel() <= _SMALL:
+        _recent(*(array.numpy() for array in arrays))
+    else:
+        looped(_recent_in_chunks, *arrays)
     return neighbour, event
 
 
@@ -140,12 +147,12 @@ def _before(event: Ints, lo: int, hi: int, cut: int) -> int:
     return lo
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _recent(
     indptr: Ints, neighbours: Ints, events: Ints, nodes: Ints, cuts: Ints, neighbour: Ints, event: Ints
 ) -> None:  # fmt: skip
     k = event.shape[1]
-    for i in prange(len(nodes)):
+    for i in range(len(nodes)):
         v = nodes[i]
         end = _before(events, indptr[v], indptr[v + 1], cuts[i])
         have = min(k, end - indptr[v])
@@ -153,6 +160,15 @@ def _recent(
             neighbour[i, j], event[i, j] = neighbours[end - 1 - j], events[end - 1 - j]
         for j in range(have, k):
             neighbour[i, j], event[i, j] = -1, -1
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _recent_in_chunks(
+    indptr: Ints, neighbours: Ints, events: Ints, nodes: Ints, cuts: Ints, neighbour: Ints, event: Ints
+) -> None:  # fmt: skip
+    for chunk in prange((len(nodes) + _CHUNK - 1) // _CHUNK):
+        at, to = chunk * _CHUNK, min((chunk + 1) * _CHUNK, len(nodes))
+        _recent(indptr, neighbours, events, nodes[at:to], cuts[at:to], neighbour[at:to], event[at:to])
 
 
 def _recent_by_torch(csr: TemporalCsr, nodes: Tensor, cuts: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -210,9 +226,7 @@ def _uniform(
             neighbour[i, j], event[i, j] = -1, -1
 
 
-def between(
-    csr: TemporalCsr, nodes: Tensor, lows: Tensor, highs: Tensor, *, last: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
+def between(csr: TemporalCsr, nodes: Tensor, lows: Tensor, highs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(Place in nodes, event, neighbour) [m] of every event of each node numbered from its low to below its high.
 
     By node as given, and in the order of time.
@@ -220,11 +234,10 @@ def between(
     Args:
         nodes: [n].
         lows, highs: [n] int64.
-        last: only the latest of each.
     """
     start = torch.empty(nodes.numel(), dtype=torch.int64)
     count = torch.empty(nodes.numel(), dtype=torch.int64)
-    looped(_ranges, csr.indptr, csr.event, nodes, lows, highs, last, start, count)
+    looped(_ranges, csr.indptr, csr.event, nodes, lows, highs, start, count)
     place = torch.repeat_interleave(torch.arange(nodes.numel()), count)
     at = start[place] + torch.arange(place.numel()) - (count.cumsum(0) - count)[place]
     return place, csr.event[at], csr.neighbour[at].long()
@@ -232,12 +245,10 @@ def between(
 
 @njit(parallel=True, nogil=True, cache=True)
 def _ranges(
-    indptr: Ints, event: Ints, nodes: Ints, lows: Ints, highs: Ints, last: bool, start: Ints, count: Ints
+    indptr: Ints, event: Ints, nodes: Ints, lows: Ints, highs: Ints, start: Ints, count: Ints
 ) -> None:  # fmt: skip
     for i in prange(len(nodes)):
         v = nodes[i]
         lo = _before(event, indptr[v], indptr[v + 1], lows[i])
         hi = _before(event, lo, indptr[v + 1], highs[i])
-        if last and hi > lo:
-            lo = hi - 1
         start[i], count[i] = lo, hi - lo

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphscale.batches.stream import EventBatch, Hop
-from graphscale.kernels import entries
 from graphscale.kernels.aggregate import aggregate
-from graphscale.kernels.dropout import dropout
+from graphscale.kernels.event_attention import attend_events
+from graphscale.kernels.gates import gated
+from graphscale.kernels.waves import waves
 from graphscale.step import Params
 
 
@@ -32,7 +33,7 @@ class Time(nn.Module):
 
     def forward(self, dt: Tensor) -> Tensor:
         """[...] -> [..., T]."""
-        return torch.cos(dt[..., None] * self.w + self.b)
+        return waves(dt, self.w, self.b)
 
 
 class Messages(nn.Module):
@@ -40,22 +41,41 @@ class Messages(nn.Module):
 
     def __init__(self, dim: int, feat: int, time: Time, cell: str) -> None:
         super().__init__()
-        self.time = time
+        self.time, self.dim = time, dim
         width = 2 * dim + feat + time.dim
         self.cell = nn.GRUCell(width, dim) if cell == "gru" else nn.RNNCell(width, dim)
 
     def forward(self, parts: Params) -> tuple[Tensor, Tensor]:
         """(nodes [u] with something pending, their memories [u, d] after it)."""
-        of, state = parts["of"], parts["state"]
-        told = [state[of], parts["other"], self.time(parts["elapsed"])]
+        of, other, phi = parts["of"], parts["other"], self.time(parts["elapsed"])
         if "feat" in parts:
-            told.insert(2, parts["feat"])
-        message = torch.cat(told, dim=1)
+            other = torch.cat([other, parts["feat"]], dim=1)
         nodes, group, count = of.unique_consecutive(return_inverse=True, return_counts=True)
-        if nodes.numel() < of.numel():
-            message = torch.zeros(nodes.numel(), message.shape[1], device=message.device).index_add(0, group, message)
-            message = message / count[:, None]
-        return nodes, self.cell(message, state[nodes])
+        if nodes.numel() < of.numel():  # a message is what a cell multiplies: the mean of messages is that of parts
+            share = (1 / count)[group][:, None]
+            other, phi = (x.new_zeros(nodes.numel(), x.shape[1]).index_add(0, group, share * x) for x in (other, phi))
+        return nodes, self.take_in(parts["state"][nodes], other, phi)
+
+    def take_in(self, state: Tensor, other: Tensor, phi: Tensor) -> Tensor:
+        """The cell's answer [u, d] to messages [state || other || phi].
+
+        Products are parted by what they multiply: state and other are constants, which need no gradient, and what
+        of state counts in a gate twice, as a part of the message and as the cell's state, is multiplied once.
+
+        Args:
+            state: [u, d] own memories.
+            other: [u, d + F] the other ends' memories and the events' features.
+            phi: [u, T] encoded times.
+        """
+        d, cell = self.dim, self.cell
+        own, far, by_time = cell.weight_ih.split([d, other.shape[1], phi.shape[1]], dim=1)
+        told = torch.addmm(F.linear(other, far), phi, by_time.t())
+        if isinstance(cell, nn.RNNCell):
+            return torch.tanh(told + F.linear(state, own + cell.weight_hh, cell.bias_ih + cell.bias_hh))
+        (gates, fresh), (held, kept) = (x.split([2 * d, d]) for x in (own, cell.weight_hh))
+        (bias, fresh_bias), (held_bias, kept_bias) = (x.split([2 * d, d]) for x in (cell.bias_ih, cell.bias_hh))
+        weight, all_bias = torch.cat([gates + held, fresh, kept]), torch.cat([bias + held_bias, fresh_bias, kept_bias])
+        return gated(told, F.linear(state, weight, all_bias), state)
 
 
 class Mails(nn.Module):
@@ -85,12 +105,7 @@ class Mails(nn.Module):
 
 
 class Attention(nn.Module):
-    """Temporal attention over sampled events; what an event adds to keys and values is never made, only its effect.
-
-    A key is K h_u + E e with e = [phi(age) || feat], so a score is q K h_u + (q E) e: the event's part costs a
-    product of a query with its own events in place of a product of the event with E. So do the values: sums of e by
-    the weights, and then E'. The same numbers as projecting every event, for a fiftieth of the operations.
-    """
+    """Temporal attention over sampled events, in heads, and the node's own part (TGN's; PyG's TransformerConv)."""
 
     def __init__(self, dim: int, out: int, edge: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -99,22 +114,20 @@ class Attention(nn.Module):
         self.key, self.value = nn.Linear(dim, out), nn.Linear(dim, out)
         self.edge_key, self.edge_value = (nn.Linear(edge, out, bias=False) for _ in range(2))
 
-    def forward(self, h: Tensor, hop: Hop, edge: Tensor) -> Tensor:
-        """Of h [q, d], the next hop's queries, and edge [E, T + F]: [m, out]."""
+    def forward(self, h: Tensor, hop: Hop, time: Time) -> Tensor:
+        """Of h [q, d], the next hop's queries: [m, out]."""
         m, heads, width = hop.block.num_rows, self.heads, self.width
         own = h[:m]
         query = self.query(own).view(m, heads, width) / math.sqrt(width)
         key, value = (f(h).view(-1, heads, width) for f in (self.key, self.value))
         to_key, to_value = (f.weight.view(heads, width, -1) for f in (self.edge_key, self.edge_value))
-        told = edge.to(query.dtype)[:, None]  # [E, 1, T + F]
-        by_edge = torch.bmm(query.transpose(0, 1), to_key.to(query.dtype))  # [H, m, T + F]
-        of_edges = [entries.dot(hop.rows, by_edge[i][:, None], told) for i in range(heads)]
-        score = entries.dot(hop.block, query, key) + torch.cat(of_edges, dim=1)
-        share = dropout(entries.softmax(hop.block, score), self.dropout, self.training)  # [E, H]
-        sums = [entries.weighted_sum(hop.rows, share[:, i : i + 1].contiguous(), told) for i in range(heads)]
-        edges = torch.bmm(torch.cat(sums, dim=1).transpose(0, 1), to_value.to(query.dtype).transpose(1, 2))
-        seen = entries.weighted_sum(hop.block, share, value) + edges.transpose(0, 1)
-        out: Tensor = seen.reshape(m, -1) + self.skip(own)
+        by_event = torch.bmm(query.transpose(0, 1), to_key.to(query.dtype))  # [H, m, T + F]
+        seen, sums = attend_events(
+            hop.block, hop.rows, hop.age, hop.feat, time.w, time.b, query, key, value, by_event, self.dropout,
+            self.training,
+        )  # fmt: skip
+        events = torch.bmm(sums.to(query.dtype), to_value.to(query.dtype).transpose(1, 2))
+        out: Tensor = (seen + events.transpose(0, 1)).reshape(m, -1) + self.skip(own)
         return out
 
 
@@ -126,8 +139,10 @@ class Sum(nn.Module):
         self.near, self.edge = nn.Linear(dim, out), nn.Linear(edge, out, bias=False)
         self.out = nn.Linear(dim + out, out)
 
-    def forward(self, h: Tensor, hop: Hop, edge: Tensor) -> Tensor:
+    def forward(self, h: Tensor, hop: Hop, time: Time) -> Tensor:
         """[q, d] -> [m, out]."""
+        edge = time(hop.age)
+        edge = edge if hop.feat is None else torch.cat([edge, hop.feat], dim=1)
         summed = aggregate(hop.block, self.near(h)) + self.edge(aggregate(hop.rows, edge))
         out: Tensor = self.out(torch.cat([h[: hop.block.num_rows], summed.relu()], dim=1))
         return out
@@ -222,9 +237,7 @@ class TemporalNet(nn.Module):
         if batch.place.numel() != batch.n_id.numel():  # some nodes are queried at several moments
             h = F.embedding(batch.place, h)
         for layer, hop in zip(self.layers, reversed(batch.hops), strict=True):
-            edge = self.time(hop.age)
-            edge = edge if hop.feat is None else torch.cat([edge, hop.feat], dim=1)
-            h = layer(h, hop, edge)
+            h = layer(h, hop, self.time)
             if layer is not self.layers[-1]:
                 h = h.relu()
         roots = h[: batch.num_roots]

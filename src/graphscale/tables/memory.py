@@ -91,7 +91,8 @@ class Memory:
         other = self.columns["other"][nodes] if self.when == "snapshot" else self.columns["state"][neighbour]
         taken = self.columns["taken"][nodes]
         # Before its first event a node's memory is of the beginning of time: the message says that nothing elapsed.
-        elapsed = torch.where(taken < 0, 0, self.events.t[event] - self.events.t[taken.clamp(min=0)]).float()
+        t = self.events.t
+        elapsed = (t[event] - t[torch.where(taken < 0, event, taken)]).float()
         found = {"state": self.columns["state"][ids], "of": of, "other": other, "elapsed": elapsed}
         if self.events.feat is not None:
             found["feat"] = self.events.feat[event]
@@ -99,9 +100,12 @@ class Memory:
 
     def _pending(self, ids: Tensor, *, last: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """(Place in ids, event, other end) of every message, or of every node's last, by node and time."""
-        newest = self.columns["newest"][ids]
-        taken = self.columns["taken"][ids]
-        return between(self.csr, ids, taken + 1, newest + 1, last=last or self.of == "last")
+        newest, taken = self.columns["newest"][ids], self.columns["taken"][ids]
+        if not last and self.of == "mean":
+            return between(self.csr, ids, taken + 1, newest + 1)
+        of = (newest > taken).nonzero()[:, 0]
+        nodes, event = ids[of], newest[of]
+        return of, event, self.events.other_end(event, nodes)
 
     def write(self, ids: Tensor, values: Tensor, time: Tensor | None = None) -> None:
         """Nodes ``ids`` took in what was pending and are now ``values``; their latest events are ``time``.
