@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from graphscale.csr import Csr
 from graphscale.kernels.event_attention import attend_events, of_parts
 from graphscale.kernels.waves import waves
-from graphscale.nn.temporal import Messages, Time
+from graphscale.nn.temporal import Mails, Messages, Time
 
 
 def sampled(features: int, dtype: torch.dtype, heads: int = 2, width: int = 5, times: int = 7):
@@ -102,3 +102,23 @@ def test_parted_products_are_those_of_the_cell(cell, pending):
     nodes, found = net(parts)
     assert nodes.tolist() == [0, 2, 5]
     torch.testing.assert_close(found, net.cell(whole, state[nodes]))
+
+
+def test_mails_are_weighed_as_if_every_mail_were_projected():
+    """Against APAN's text: keys and values of [mail || phi], a softmax of leaky products over a node's mails."""
+    torch.manual_seed(0)
+    net = Mails(6, 0, Time(4), 2, 0.0).double()
+    there = torch.rand(9, 3) < 0.6
+    parts = {"state": torch.randn(9, 6), "mail": torch.randn(9, 3, 12), "there": there, "age": torch.rand(9, 3)}
+    parts = {name: value if value.dtype == torch.bool else value.double() for name, value in parts.items()}
+    nodes, found = net(parts)
+    assert torch.equal(nodes, there.any(1).nonzero()[:, 0]) and 0 < len(nodes) < 9
+    for node, row in zip(nodes.tolist(), found, strict=True):
+        mail = torch.cat([parts["mail"][node], net.time(parts["age"][node])], dim=1)[there[node]]
+        key, value = (f(mail).view(-1, 2, 3) for f in (net.key, net.value))
+        query = net.query(parts["state"][node]).view(2, 3)
+        score = torch.nn.functional.leaky_relu((query * key).sum(2) / 3**0.5, 0.2)
+        seen = (score.softmax(0)[..., None] * value).sum(0).reshape(6)
+        torch.testing.assert_close(row, net.out(net.norm(seen + parts["state"][node])))
+    nobody = {**parts, "there": torch.zeros_like(there)}
+    assert net(nobody)[1].shape == (0, 6)

@@ -93,14 +93,20 @@ class Mails(nn.Module):
         """(nodes [u] with mail, their memories [u, d])."""
         nodes = parts["there"].any(1).nonzero()[:, 0]
         state, there = parts["state"][nodes], parts["there"][nodes]
-        mail = torch.cat([parts["mail"][nodes], self.time(parts["age"][nodes])], dim=2)
-        u, slots, width = len(nodes), mail.shape[1], state.shape[1] // self.heads
-        query = self.query(state).view(u, self.heads, 1, width)
-        key, value = (f(mail).view(u, slots, self.heads, width).transpose(1, 2) for f in (self.key, self.value))
-        score = (query * key).sum(3) / math.sqrt(width)  # [u, H, S]
-        score = F.leaky_relu(score, 0.2).masked_fill(~there[:, None], -torch.inf)
-        share = F.dropout(score.softmax(2), self.dropout, self.training)
-        seen = (share[..., None] * value).sum(2).reshape(u, self.heads * width)
+        mail, phi = parts["mail"][nodes], self.time(parts["age"][nodes])  # [u, S, ...]: a constant, and what is learned
+        split, heads, width = [mail.shape[2], phi.shape[2]], self.heads, state.shape[1] // self.heads
+        query = self.query(state).view(len(nodes), heads, width) / math.sqrt(width)  # [u, H, W]
+        (to_key, key_bias), (to_value, value_bias) = (
+            (f.weight.view(heads, width, -1), f.bias.view(heads, width)) for f in (self.key, self.value)
+        )
+        # As in kernels.event_attention: a query meets its mails, in place of every mail a matrix.
+        asked = torch.bmm(query.transpose(0, 1), to_key.to(query.dtype)).transpose(0, 1).split(split, dim=2)
+        score = sum(torch.bmm(a, told.mT.to(a.dtype)) for a, told in zip(asked, (mail, phi), strict=True))
+        score = F.leaky_relu(score + (query * key_bias).sum(2, keepdim=True), 0.2)  # [u, H, S]
+        share = F.dropout(score.masked_fill(~there[:, None], -torch.inf).softmax(2), self.dropout, self.training)
+        sums = torch.cat([torch.bmm(share, told.to(share.dtype)) for told in (mail, phi)], dim=2)  # [u, H, M + T]
+        values = torch.bmm(sums.transpose(0, 1), to_value.to(sums.dtype).mT).transpose(0, 1)
+        seen = (values + share.sum(2, keepdim=True) * value_bias).reshape(state.shape)
         return nodes, self.out(self.norm(seen + state))
 
 
@@ -268,6 +274,6 @@ class Correction(nn.Module):
         if self.fixed == 1.0:
             return measured
         predicted = before + parts["ahead"][nodes]
-        gamma = self.gamma
-        mixed = gamma * measured + (1 - gamma) * predicted
-        return torch.where(parts["known"][nodes][:, None], mixed, measured)
+        gamma = torch.as_tensor(self.gamma, dtype=measured.dtype, device=measured.device)
+        weight = torch.where(parts["known"][nodes], gamma, torch.ones_like(gamma))
+        return torch.lerp(predicted.to(measured.dtype), measured, weight[:, None])

@@ -26,9 +26,12 @@ def incoherence(before: Tensor, after: Tensor) -> Tensor:
         before: [u, d] constants.
         after: [u, d].
     """
-    known = before.abs().sum(1) > 0  # a cosine with zero is not defined
-    cosine = F.cosine_similarity(before[known], after[known], dim=1)
-    return (1 - cosine).sum() / max(1, cosine.numel())
+    length: Tensor = torch.linalg.vector_norm(before, dim=1)
+    known = length > 0  # a cosine with zero is not defined
+    along = (before / length.clamp(min=1e-12)[:, None]).mul(after).sum(1)
+    cosine = along / torch.linalg.vector_norm(after, dim=1).clamp(min=1e-8)
+    mean: Tensor = ((1 - cosine) * known).sum() / known.sum().clamp(min=1)
+    return mean
 
 
 def writes_of(batch: EventBatch, found: Embedded) -> dict[str, Write]:

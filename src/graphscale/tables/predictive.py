@@ -68,13 +68,13 @@ class Predictive(Memory):
         """What ``Memory`` gives; ``ahead`` [k, d], the change to be expected of each node, and ``known`` [k] bool."""
         found = super().parts(ids)
         anchor = self.anchor(ids)
-        count, xi = self.columns["count"][anchor], self.columns["xi"][anchor]
-        heavy = count.argmax(1)
-        rows = torch.arange(ids.numel())
-        count, xi = count[rows, heavy], xi[rows, heavy]
-        mean = xi / count.clamp(min=1)[:, None]
+        at = anchor
+        if self.prediction.components > 1:
+            at = anchor * self.prediction.components + self.columns["count"][anchor].argmax(1)
+        count, xi = self.columns["count"].view(-1)[at], self._by_component("xi")[at]
+        mean = xi.div_(count.clamp(min=1)[:, None])
         if self.prediction.spread:
-            square = self.columns["psi"][anchor][rows, heavy] / count.clamp(min=1)[:, None]
+            square = self._by_component("psi")[at] / count.clamp(min=1)[:, None]
             # A draw follows from what is read: scoring and resumed runs then draw what they drew.
             draw = rng.generator(rng.SAMPLE, int(count.sum()), int(ids.sum()))
             noise = torch.randn(mean.shape, generator=draw, dtype=mean.dtype)
@@ -82,6 +82,10 @@ class Predictive(Memory):
         if self.prediction.form == "rate":
             mean = mean * self._gaps(ids)[:, None]
         return {**found, "ahead": mean.to(self.device), "known": (count > 0).to(self.device)}
+
+    def _by_component(self, name: str) -> Tensor:
+        """[anchors x components, d] of a column."""
+        return self.columns[name].view(-1, self.dim)
 
     def _gaps(self, ids: Tensor) -> Tensor:
         """[k] time that what is pending took since the last update, in mean gaps, bounded."""
@@ -92,19 +96,18 @@ class Predictive(Memory):
 
     def _learn(self, ids: Tensor, values: Tensor) -> None:
         took = self.columns["newest"][ids] > self.columns["taken"][ids]
-        nodes = ids[took]
-        change = values[took] - self.columns["state"][nodes]
+        if not bool(took.all()):
+            ids, values = ids[took], values[took]
+        change = values - self.columns["state"][ids]
         if self.prediction.form == "rate":
-            change = change / self._gaps(nodes)[:, None]
-        anchor = self.anchor(nodes)
-        part = torch.zeros_like(anchor)
-        if self.prediction.components == 2:
-            part = self._nearest(anchor, change)
-        at = anchor * self.prediction.components + part
-        self.columns["xi"].view(-1, self.dim).index_add_(0, at, change)
+            change /= self._gaps(ids)[:, None]
+        at = self.anchor(ids)
+        if self.prediction.components > 1:
+            at = at * self.prediction.components + self._nearest(at, change)
+        self._by_component("xi").index_add_(0, at, change)
         self.columns["count"].view(-1).index_add_(0, at, torch.ones(at.numel()))
         if self.prediction.spread:
-            self.columns["psi"].view(-1, self.dim).index_add_(0, at, change * change)
+            self._by_component("psi").index_add_(0, at, change * change)
 
     def _nearest(self, anchor: Tensor, change: Tensor) -> Tensor:
         """The component of every change: the nearer mean; a component without any change is filled first."""
