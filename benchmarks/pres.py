@@ -290,10 +290,9 @@ def large_table(work: Path, seeds: int) -> Table:
 
 
 def _interval(off: list[float]) -> str:
-    """Half the 95 % interval of a mean of differences (Student's t), where there are three or more."""
-    if len(off) < 3:
-        return ""
-    return f" ± {4.303 / len(off) ** 0.5 * statistics.stdev(off):.2f}"  # two degrees of freedom
+    """Half the 95 % interval of a mean of three to five differences (Student's t)."""
+    wide = {3: 4.303, 4: 3.182, 5: 2.776}.get(len(off))
+    return "" if wide is None else f" ± {wide / len(off) ** 0.5 * statistics.stdev(off):.2f}"
 
 
 def _convergence(work: Path, seeds: int) -> None:
@@ -330,7 +329,7 @@ def _curve(file: Path) -> dict[int, float]:
 
 
 def epochs(work: Path, seeds: int) -> Table:
-    """Seconds of an epoch of training, the better of two after one of warm-up: b = 200 and 4 b, with and without PRES."""
+    """Seconds of an epoch of training, the better of two after a warm-up: b = 200 and 4 b, with and without PRES."""
     lines = []
     for data, (name, model) in itertools.product(STREAMS[:3], list(MODELS.items())[:3]):
         took = {}

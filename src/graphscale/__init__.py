@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from graphscale.graph import Graph as Graph
     from graphscale.loop import fit as fit
     from graphscale.nn.fast import accelerate as accelerate
+    from graphscale.online import Live as Live
+    from graphscale.online import live as live
     from graphscale.outputs import load as load
     from graphscale.partitioning import partition as partition
     from graphscale.recipes.cluster_gcn import ClusterGCNConfig as ClusterGCNConfig
@@ -42,6 +44,8 @@ _HOME = {
     "load_graph": "data.static",
     "to_pyg": "data.pyg",
     "InputError": "errors",
+    "Live": "online",
+    "live": "online",
     "Graph": "graph",
     "partition": "partitioning",
     "ClusterGCNConfig": "recipes.cluster_gcn",

@@ -78,8 +78,8 @@ class Events:
             label=None if self.label is None else self.label[at], kept={},
         )  # fmt: skip
 
-    def appended(self, later: Events) -> Events:
-        """The stream with later events at its end; the CSR grows by them, it is not built again.
+    def demand_follows(self, later: Events) -> None:
+        """Refuse events that cannot be appended to these.
 
         Raises:
             InputError: where they begin before this stream ends, or are of another kind.
@@ -95,6 +95,16 @@ class Events:
                 f"the later events begin at {later.t[0].item()}, before the stream ends ({self.t[-1].item()})."
                 " Append events in the order of time."
             )
+
+    def appended(self, later: Events) -> Events:
+        """The stream with later events at its end; the CSR grows by them, it is not built again.
+
+        Many additions, one after the other, are ``growing.Growing``'s.
+
+        Raises:
+            InputError: where they begin before this stream ends, or are of another kind.
+        """
+        self.demand_follows(later)
         wide = torch.promote_types(self.src.dtype, later.src.dtype)
         clock = torch.promote_types(self.t.dtype, later.t.dtype)
         nodes = max(self.num_nodes, later.num_nodes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -223,9 +223,7 @@ def memory(
     if update == "none":
         return None
     events = views.events
-    # A node takes in its events from either end, those of training and all that come after it.
-    lived = torch.cat([views.numbers, torch.arange(views.val, events.num_events)])
-    csr = views.csr(lived, directed=False)
+    csr = lived(views)
     usual: dict[str, Any] = {
         "when": config.messages, "of": config.aggregate, "disk": config.memory == "disk", "world": world,
         "device": device,
@@ -235,6 +233,17 @@ def memory(
     how = Prediction(config.form, config.components, config.anchors, config.spread, max(gaps[0], 1e-9))
     kind = PredictiveMailbox if update == "mail" else Predictive
     return kind(events, csr, config.dim, prediction=how, **usual)
+
+
+def lived(views: StreamViews, *, upto: int | None = None) -> TemporalCsr:
+    """What nodes take in, from either end: events of training, and those after it up to one."""
+    end = views.events.num_events if upto is None else upto
+    return views.csr(torch.cat([views.numbers, torch.arange(views.val, end)]), directed=False)
+
+
+def elsewhere(config: PRESConfig, data: str | None) -> PRESConfig:
+    """The configuration with its stream in another place."""
+    return config if data is None else replace(config, data=data)
 
 
 def _gaps(views: StreamViews, csr: TemporalCsr) -> tuple[float, float]:

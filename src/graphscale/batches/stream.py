@@ -79,6 +79,29 @@ class EventBatch:
         return replace(self, **moved, hops=hops, y=None if self.y is None else self.y.to(device))
 
 
+class _Stamps:
+    """When a query is: up to E the number of events that it may see, its moment that of the first one it may not.
+
+    Beyond E: a moment after all events. (node, stamp) is one number: node * span + stamp.
+    """
+
+    def __init__(self, events: Events, later: Tensor | None = None) -> None:
+        self._t, self._last = events.t, events.num_events
+        self._later = events.t[:0] if later is None else later.to(events.t.dtype)
+        self.span = self._last + 1 + self._later.numel()
+
+    def cuts(self, stamps: Tensor) -> Tensor:
+        """[q] events that may be seen."""
+        return stamps.clamp(max=self._last).contiguous()
+
+    def moments(self, stamps: Tensor) -> Tensor:
+        """[q] moments."""
+        own = self._t[stamps.clamp(max=self._last - 1)]
+        if not self._later.numel():
+            return own
+        return torch.where(stamps > self._last, self._later[(stamps - self._last - 1).clamp(min=0)], own)
+
+
 class Sampler:
     """Makes batches of events.
 
@@ -97,6 +120,11 @@ class Sampler:
         self.remembers = remembers
         self._distinct = Distinct(events.num_nodes)
 
+    def follow(self, events: Events, csr: TemporalCsr) -> None:
+        """Go on with a stream of which this one is the beginning."""
+        self.events, self.csr = events, csr
+        self._distinct.follow(events.num_nodes)
+
     def batch(self, numbers: Tensor, first: int, negatives: Tensor, *, pending: int = 0, seed: int = 0) -> EventBatch:
         """The batch of some events.
 
@@ -109,84 +137,102 @@ class Sampler:
         """
         ends = self.events.src[numbers].long(), self.events.dst[numbers].long()
         asked = torch.cat([*ends, negatives.reshape(-1)])
-        b = numbers.numel()
         if self.see == "lag":
-            cut = torch.full((1,), first)
-            nodes, number = self._distinct(asked)
-            cuts = cut.expand(nodes.numel()).contiguous()
+            stamps = torch.full((1,), first)
         else:
-            own = torch.cat([numbers, numbers, numbers.repeat_interleave(negatives.shape[1])])
-            nodes, cuts, number = self._pairs(asked, own)
-        roots, hops = nodes.numel(), []
+            stamps = torch.cat([numbers, numbers, numbers.repeat_interleave(negatives.shape[1])])
+        return self._made(asked, _Stamps(self.events), stamps, numbers, negatives.shape, pending=pending, seed=seed)
+
+    def asked(self, src: Tensor, others: Tensor, t: Tensor, *, seed: int = 0) -> EventBatch:
+        """The batch of no event, for scores of what may happen after all there is.
+
+        Args:
+            src: [b] nodes.
+            others: [b, K] other ends, which take the place of negatives.
+            t: [] or [b] moments, none before the last event.
+        """
+        moments, which = t.reshape(-1).unique(return_inverse=True)
+        stamps = self.events.num_events + 1 + which  # beyond those that are numbers of events
+        if t.dim():
+            stamps = torch.cat([stamps, stamps, stamps.repeat_interleave(others.shape[1])])
+        nodes = torch.cat([src, src, others.reshape(-1)])  # a place for destinations, as in any batch
+        times = _Stamps(self.events, moments)
+        return self._made(nodes, times, stamps, torch.empty(0, dtype=torch.int64), others.shape, pending=0, seed=seed)
+
+    def _made(
+        self, asked: Tensor, times: _Stamps, stamps: Tensor, numbers: Tensor, shape: torch.Size, *, pending: int,
+        seed: int,
+    ) -> EventBatch:  # fmt: skip
+        b = shape[0]
+        if stamps.numel() == 1:
+            nodes, number = self._distinct(asked)
+            stamps = stamps.expand(nodes.numel())
+        else:
+            span = times.span
+            key, number = (asked * span + stamps).unique(return_inverse=True)
+            nodes, stamps = key // span, key % span
+        roots, hops, own = nodes.numel(), [], stamps
         for depth, k in enumerate(self.fanouts):
-            hop, nodes, cuts = self._hop(nodes, cuts, k, seed, depth)
+            hop, nodes, stamps = self._hop(nodes, stamps, times, k, seed, depth)
             hops.append(hop)
-        idle = self._idle(nodes[:roots], cuts[:roots], hops)
+        idle = self._idle(nodes[:roots], own, times, hops)
         n_id, place = self._distinct(nodes)
-        touched, newest = self._touched(ends, numbers, n_id)
+        touched, newest = self._touched(numbers, n_id)
         label, needs = self.events.label, {MEMORY: n_id} if self.remembers else {}
         return EventBatch(
-            numbers, number[:b], number[b : 2 * b], number[2 * b :].view(negatives.shape), n_id, place, tuple(hops),
-            idle, touched, newest, pending, seed, b, None if label is None else label[numbers], needs,
+            numbers, number[:b], number[b : 2 * b], number[2 * b :].view(shape), n_id, place, tuple(hops), idle,
+            touched, newest, pending, seed, b, None if label is None else label[numbers], needs,
         )  # fmt: skip
 
-    def _pairs(self, nodes: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Distinct (node, cut) in ascending order, and which one each is."""
-        span = self.events.num_events + 1
-        key, number = (nodes * span + cuts).unique(return_inverse=True)
-        return key // span, key % span, number
-
     def _hop(
-        self, nodes: Tensor, cuts: Tensor, k: int, seed: int, depth: int
+        self, nodes: Tensor, stamps: Tensor, times: _Stamps, k: int, seed: int, depth: int
     ) -> tuple[Hop, Tensor, Tensor]:  # fmt: skip
-        """Events of the queries, and the queries of the next hop: these, and the other ends at the same moments."""
+        """Events of the queries, and the queries of the next hop: these, and the other ends."""
+        cuts = times.cuts(stamps)
         if self.how == "recent":
             neighbour, event = recent(self.csr, nodes, cuts, k)
         else:
             neighbour, event = uniform(self.csr, nodes, cuts, k, rng.derive(rng.SAMPLE, seed, depth))
         there = event >= 0
-        count, number = there.sum(1), event[there]
-        age = (self._moments(cuts).repeat_interleave(count) - self.events.t[number]).float()
+        count, number, other = there.sum(1), event[there], neighbour[there].long()
+        age = (times.moments(stamps).repeat_interleave(count) - self.events.t[number]).float()
         feat = None if self.events.feat is None else self.events.feat[number]
-        if self.see == "lag":
-            wider, place = self._distinct(torch.cat([nodes, neighbour[there].long()]))
-            place = place[nodes.numel() :]
-            moments = cuts[:1].expand(wider.numel()).contiguous()
+        if self.see == "lag" and stamps.stride(0) == 0:  # of one moment: a node is one query
+            wider, place = self._distinct(torch.cat([nodes, other]))
+            place, later = place[nodes.numel() :], stamps[:1].expand(wider.numel())
         else:
-            # The other end is seen as it was just before the event.
-            wider, moments, place = self._wider(nodes, cuts, neighbour[there].long(), number)
+            # With lag the other end is seen at the query's moment; else as it was just before the event.
+            theirs = stamps.repeat_interleave(count) if self.see == "lag" else number
+            wider, later, place = self._wider(nodes, stamps, other, theirs, times.span)
         indptr = torch.nn.functional.pad(count.cumsum(0), (1, 0)).int()
         block = Csr(indptr, place.int(), None, wider.numel())
         rows = Csr(indptr, torch.arange(number.numel(), dtype=torch.int32), None, number.numel())
         for matrix in (block, rows):
             matrix.transposed  # noqa: B018 - for the backward pass, made by the thread that makes batches
-        return Hop(block, rows, number, age, feat), wider, moments
+        return Hop(block, rows, number, age, feat), wider, later
 
-    def _wider(self, nodes: Tensor, cuts: Tensor, more: Tensor, their: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _wider(
+        self, nodes: Tensor, stamps: Tensor, more: Tensor, their: Tensor, span: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Distinct queries, those given first in their order, and the places of the others."""
-        span = self.events.num_events + 1
-        keys, which = torch.cat([nodes * span + cuts, more * span + their]).unique(return_inverse=True)
+        keys, which = torch.cat([nodes * span + stamps, more * span + their]).unique(return_inverse=True)
         met = torch.full_like(keys, which.numel())
         order = met.scatter_reduce_(0, which, torch.arange(which.numel()), "amin").argsort()
         place = torch.empty_like(order)
         place[order] = torch.arange(order.numel())
         return keys[order] // span, keys[order] % span, place[which[nodes.numel() :]]
 
-    def _moments(self, cuts: Tensor) -> Tensor:
-        """The moment of a query: that of the first event that it may not see."""
-        last = self.events.num_events - 1
-        return self.events.t[cuts.clamp(max=last)]
-
-    def _idle(self, nodes: Tensor, cuts: Tensor, hops: list[Hop]) -> Tensor:
+    def _idle(self, nodes: Tensor, stamps: Tensor, times: _Stamps, hops: list[Hop]) -> Tensor:
         if hops and self.how == "recent":
             first, none = hops[0].rows.indptr[:-1].long(), hops[0].rows.indptr.diff() == 0
             return torch.nn.functional.pad(hops[0].age, (0, 1))[first].masked_fill(none, 0.0)
-        _, event = recent(self.csr, nodes, cuts, 1)
+        _, event = recent(self.csr, nodes, times.cuts(stamps), 1)
         there = event[:, 0] >= 0
-        return torch.where(there, self._moments(cuts) - self.events.t[event[:, 0].clamp(min=0)], 0).float()
+        return torch.where(there, times.moments(stamps) - self.events.t[event[:, 0].clamp(min=0)], 0).float()
 
-    def _touched(self, ends: tuple[Tensor, Tensor], numbers: Tensor, n_id: Tensor) -> tuple[Tensor, Tensor]:
-        """Distinct ends among ``n_id``, and the latest event of each."""
+    def _touched(self, numbers: Tensor, n_id: Tensor) -> tuple[Tensor, Tensor]:
+        """Distinct ends of the events among ``n_id``, and the latest event of each."""
+        ends = self.events.src[numbers].long(), self.events.dst[numbers].long()
         both, which = self._distinct(torch.cat(ends))
         newest = torch.zeros(both.numel(), dtype=torch.int64).scatter_reduce_(
             0, which, numbers.repeat(2), "amax", include_self=False

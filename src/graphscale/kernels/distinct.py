@@ -21,6 +21,11 @@ class Distinct:
     def __init__(self, num_ids: int) -> None:
         self._place = np.full(num_ids, -1, dtype=np.int32)
 
+    def follow(self, num_ids: int) -> None:
+        """Take ids up to ``num_ids`` from now on."""
+        if num_ids > len(self._place):
+            self._place = np.full(num_ids, -1, dtype=np.int32)
+
     def __call__(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """(distinct ids [u] in the order of their first places, [n] int64 the number of every id); -1 stays -1."""
         flat = ids.reshape(-1)

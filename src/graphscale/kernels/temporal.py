@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphscale.kernels.sampling import mix
+from graphscale.kernels.tail import NONE, Tail
 from graphscale.kernels.threads import looped
 
 Ints = NDArray[Any]
@@ -33,6 +34,7 @@ class TemporalCsr:
     indptr: Tensor  # [N + 1] int64
     neighbour: Tensor  # [entries] the other end
     event: Tensor  # [entries] int64, ascending within a node
+    tail: Tail | None = None  # what came since
 
     @property
     def num_nodes(self) -> int:
@@ -123,15 +125,17 @@ def recent(csr: TemporalCsr, nodes: Tensor, cuts: Tensor, k: int) -> tuple[Tenso
         cuts: [n] int64: events numbered below are seen.
     """
     if nodes.device.type != "cpu":
+        assert csr.tail is None, "a tail is read on the CPU"
         return _recent_by_torch(csr, nodes, cuts, k)
     neighbour = torch.empty(nodes.numel(), k, dtype=csr.neighbour.dtype)
     event = torch.empty(nodes.numel(), k, dtype=torch.int64)
     # A few thousand numbers are written before other threads have woken up.
     arrays = (csr.indptr, csr.neighbour, csr.event, nodes, cuts, neighbour, event)
+    tail = NONE if csr.tail is None else csr.tail.arrays
     if event.numel() <= _SMALL:
-        _recent(*(array.numpy() for array in arrays))
+        _recent(*(array.numpy() for array in arrays), *tail)
     else:
-        looped(_recent_in_chunks, *arrays)
+        looped(_recent_in_chunks, *arrays, *tail)
     return neighbour, event
 
 
@@ -149,26 +153,37 @@ def _before(event: Ints, lo: int, hi: int, cut: int) -> int:
 
 @njit(nogil=True, cache=True)
 def _recent(
-    indptr: Ints, neighbours: Ints, events: Ints, nodes: Ints, cuts: Ints, neighbour: Ints, event: Ints
+    indptr: Ints, neighbours: Ints, events: Ints, nodes: Ints, cuts: Ints, neighbour: Ints, event: Ints,
+    head: Ints, before: Ints, later: Ints, later_events: Ints,
 ) -> None:  # fmt: skip
     k = event.shape[1]
     for i in range(len(nodes)):
-        v = nodes[i]
-        end = _before(events, indptr[v], indptr[v + 1], cuts[i])
-        have = min(k, end - indptr[v])
-        for j in range(have):
-            neighbour[i, j], event[i, j] = neighbours[end - 1 - j], events[end - 1 - j]
+        v, have = nodes[i], 0
+        if v < len(head):
+            at = head[v]
+            while at >= 0 and have < k:
+                if later_events[at] < cuts[i]:
+                    neighbour[i, have], event[i, have] = later[at], later_events[at]
+                    have += 1
+                at = before[at]
+        if have < k and v < len(indptr) - 1:
+            end = _before(events, indptr[v], indptr[v + 1], cuts[i])
+            for at in range(end - 1, max(indptr[v], end - k + have) - 1, -1):
+                neighbour[i, have], event[i, have] = neighbours[at], events[at]
+                have += 1
         for j in range(have, k):
             neighbour[i, j], event[i, j] = -1, -1
 
 
 @njit(parallel=True, nogil=True, cache=True)
 def _recent_in_chunks(
-    indptr: Ints, neighbours: Ints, events: Ints, nodes: Ints, cuts: Ints, neighbour: Ints, event: Ints
+    indptr: Ints, neighbours: Ints, events: Ints, nodes: Ints, cuts: Ints, neighbour: Ints, event: Ints,
+    head: Ints, before: Ints, later: Ints, later_events: Ints,
 ) -> None:  # fmt: skip
+    tail = (head, before, later, later_events)
     for chunk in prange((len(nodes) + _CHUNK - 1) // _CHUNK):
         at, to = chunk * _CHUNK, min((chunk + 1) * _CHUNK, len(nodes))
-        _recent(indptr, neighbours, events, nodes[at:to], cuts[at:to], neighbour[at:to], event[at:to])
+        _recent(indptr, neighbours, events, nodes[at:to], cuts[at:to], neighbour[at:to], event[at:to], *tail)
 
 
 def _recent_by_torch(csr: TemporalCsr, nodes: Tensor, cuts: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -188,6 +203,7 @@ def uniform(csr: TemporalCsr, nodes: Tensor, cuts: Tensor, k: int, seed: int) ->
 
     What is drawn follows from (seed, node, cut): it depends neither on the other queries nor on threads.
     """
+    assert csr.tail is None, "any event of the past may be drawn: the tail must be merged first"
     neighbour = torch.empty(nodes.numel(), k, dtype=csr.neighbour.dtype)
     event = torch.empty(nodes.numel(), k, dtype=torch.int64)
     arrays = (csr.indptr, csr.neighbour, csr.event, nodes, cuts, np.uint64(seed), neighbour, event)
@@ -235,6 +251,7 @@ def between(csr: TemporalCsr, nodes: Tensor, lows: Tensor, highs: Tensor) -> tup
         nodes: [n].
         lows, highs: [n] int64.
     """
+    assert csr.tail is None, "a node's events must lie side by side: the tail must be merged first"
     start = torch.empty(nodes.numel(), dtype=torch.int64)
     count = torch.empty(nodes.numel(), dtype=torch.int64)
     looped(_ranges, csr.indptr, csr.event, nodes, lows, highs, start, count)

@@ -227,19 +227,24 @@ class TemporalNet(nn.Module):
         self.decoder = Pairs(dim)
         self.states = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, states)) if states else None
 
+    def remembered(self, parts: Params) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Memories [n, d] with what is pending taken in, and those of nodes with something pending, before and after.
+
+        None without a memory.
+        """
+        if self.update is None:
+            return None, None, None
+        memory = parts["state"]
+        nodes, after = self.update(parts)
+        before = memory[nodes]
+        if self.correction is not None:
+            after = self.correction(parts, nodes, before, after)
+        return memory.index_copy(0, nodes, after.to(memory.dtype)), before, after
+
     def forward(self, parts: Params, batch: EventBatch) -> Embedded:
         """A pass over a batch."""
-        memory = before = after = None
-        if self.update is None:
-            h = torch.zeros(batch.n_id.numel(), self.dim, device=batch.idle.device)
-        else:
-            memory = parts["state"]
-            nodes, after = self.update(parts)
-            before = memory[nodes]
-            if self.correction is not None:
-                after = self.correction(parts, nodes, before, after)
-            memory = memory.index_copy(0, nodes, after.to(memory.dtype))
-            h = memory
+        memory, before, after = self.remembered(parts)
+        h = torch.zeros(batch.n_id.numel(), self.dim, device=batch.idle.device) if memory is None else memory
         if batch.place.numel() != batch.n_id.numel():  # some nodes are queried at several moments
             h = F.embedding(batch.place, h)
         for layer, hop in zip(self.layers, reversed(batch.hops), strict=True):

@@ -68,7 +68,7 @@ def flush_folder(path: Path) -> None:
         os.close(handle)
 
 
-def manifest_of(path: Path) -> dict[str, Any]:
+def manifest_of(path: Path, format: str = FORMAT, version: int = VERSION) -> dict[str, Any]:
     """The manifest of a store.
 
     Raises:
@@ -76,7 +76,7 @@ def manifest_of(path: Path) -> dict[str, Any]:
     """
     try:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        known = manifest["format"] == FORMAT and manifest["version"] == VERSION
+        known = manifest["format"] == format and manifest["version"] == version
         whole = not known or manifest["seal"] == _seal(manifest)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -86,7 +86,7 @@ def manifest_of(path: Path) -> dict[str, Any]:
         raise InputError(f"the manifest of {path} is damaged: it was changed since it was written. Prepare it again.")
     if not known:
         raise InputError(
-            f"{path} is {manifest['format']} version {manifest['version']}; this program reads {FORMAT}"
-            f" version {VERSION}. Prepare it again."
+            f"{path} is {manifest['format']} version {manifest['version']}; {format}"
+            f" version {version} is needed here. Prepare it again."
         )
     return manifest

@@ -92,12 +92,6 @@ class _Mails:
         table.columns["sent"][nodes, place] = newest
         table.columns["arrived"][nodes] += 1
 
-    def reset(self) -> None:
-        """Forget everything."""
-        super().reset()  # type: ignore[misc]
-        table: Any = self
-        table.columns["sent"].fill_(-1)
-
 
 class Mailbox(_Mails, Memory):
     """APAN's memory."""

@@ -140,16 +140,21 @@ class Memory:
     def reset(self) -> None:
         """Forget everything: the beginning of an epoch."""
         for name, column in self.columns.items():
-            column.fill_(-1 if name in ("taken", "newest") else 0)
+            column.fill_(self._blank(name))
 
     def follow(self, events: Events, csr: TemporalCsr) -> None:
-        """Go on with a stream of which this one is the beginning, or see more of it."""
+        """Go on with a stream of which this one is the beginning, or see more of it; new nodes remember nothing."""
         grown = events.num_nodes - self.num_rows
         self.events, self.csr, self.num_rows = events, csr, events.num_nodes
         if grown > 0:
-            for name, column in self.columns.items():
-                fill = column.new_full((grown, *column.shape[1:]), -1 if name in ("taken", "newest") else 0)
+            for name, column in self._by_node().items():
+                fill = column.new_full((grown, *column.shape[1:]), self._blank(name))
                 self.columns[name] = torch.cat([column, fill])
+
+    @staticmethod
+    def _blank(name: str) -> int:
+        """What a column holds of a node without an event."""
+        return -1 if name in ("taken", "newest", "sent") else 0
 
     @contextmanager
     def alone(self) -> Iterator[None]:

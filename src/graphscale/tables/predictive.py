@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 
 from graphscale import rng
+from graphscale.events import Events
+from graphscale.kernels.temporal import TemporalCsr
 from graphscale.step import Params
 from graphscale.tables.memory import Memory
 
@@ -115,6 +117,16 @@ class Predictive(Memory):
         mean = self.columns["xi"][anchor] / count.clamp(min=1)[..., None]
         far = (change[:, None] - mean).square().sum(2)
         return torch.where(count == 0, -1.0, far).argmin(1)
+
+    def follow(self, events: Events, csr: TemporalCsr) -> None:
+        """As ``Memory``; a new node has an anchor of its own where every node has."""
+        own, grown = self.anchors == self.num_rows, events.num_nodes - self.num_rows
+        super().follow(events, csr)
+        if own and grown > 0:
+            self.anchors = self.num_rows
+            for name in self.columns.keys() - self._by_node().keys():
+                column = self.columns[name]
+                self.columns[name] = torch.cat([column, column.new_zeros(grown, *column.shape[1:])])
 
     def _by_node(self) -> dict[str, Tensor]:
         return {name: column for name, column in self.columns.items() if name not in ("xi", "count", "psi")}

@@ -1,0 +1,245 @@
+"""A trained network over a stream, in use: what happens is observed, what may happen is scored.
+
+What it knows is its memory and the events so far. Observing costs what the events touch, whatever the length of the
+stream and the number of nodes; scoring changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from graphscale import checkpoint, stream_runs
+from graphscale.batches.stream import Sampler
+from graphscale.errors import InputError
+from graphscale.events import Events, stream
+from graphscale.growing import Growing
+from graphscale.nn.temporal import TemporalNet
+from graphscale.objectives.link import scored
+from graphscale.places import stored
+from graphscale.recipes.pres import PRESConfig
+from graphscale.run import device_of
+from graphscale.store import folder
+from graphscale.tables.memory import Memory
+
+_FORMAT = ("graphscale.live", 1)
+_COLUMNS = ("src", "dst", "t", "feat", "label")
+Nodes = Tensor | np.ndarray | list[int]
+
+
+class Live:
+    """Made by ``live``.
+
+    ``num_events`` counts what was observed, the run's own training events among it.
+    """
+
+    def __init__(
+        self, run: Path, net: TemporalNet, table: Memory | None, sampler: Sampler, growing: Growing, *, batch: int,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self._run, self._net, self._table, self._sampler, self._growing = run, net.eval(), table, sampler, growing
+        self._batch, self._device, self._trained = batch, device, growing.events.num_events
+
+    @property
+    def num_events(self) -> int:
+        """Events so far."""
+        return self._growing.events.num_events
+
+    @property
+    def now(self) -> float | int:
+        """Moment of the latest event."""
+        return self._growing.events.t[-1].item()
+
+    def observe(
+        self, src: Nodes, dst: Nodes, t: Any, *, feat: Tensor | None = None, label: Tensor | None = None
+    ) -> None:
+        """Take note of events that happened.
+
+        Memories lag by a batch as in training: events of one call see none of each other, up to the run's
+        ``eval_batch`` of them; longer calls are parted.
+
+        Args:
+            src, dst: [b] nodes; ids that were not met yet are new nodes.
+            t: [b] moments in order, none before ``now``.
+            feat: [b, F], where the stream has features.
+            label: [b], where it has labels.
+
+        Raises:
+            InputError: where they are no continuation of the stream.
+        """
+        before = self._growing.events
+        later = _events(before, src, dst, t, feat, label)
+        events = self._growing.append(later)
+        self._follow(events)
+        for start in range(before.num_events, events.num_events, self._batch):
+            self._take_in(torch.arange(start, min(start + self._batch, events.num_events)))
+
+    def _follow(self, events: Events) -> None:
+        self._sampler.follow(events, self._growing.csrs["seen"])
+        if self._table is not None:
+            self._table.follow(events, self._growing.csrs["lived"])
+
+    @torch.no_grad()
+    def _take_in(self, numbers: Tensor) -> None:
+        """The ends take in what was pending, and have these events pending now."""
+        if self._table is None:
+            return
+        events = self._growing.events
+        ends = torch.cat([events.src[numbers], events.dst[numbers]]).long()
+        ids, which = ends.unique(return_inverse=True)
+        newest = torch.zeros_like(ids).scatter_reduce_(0, which, numbers.repeat(2), "amax", include_self=False)
+        memory, _, _ = self._net.remembered(self._table.parts(ids))
+        assert memory is not None
+        self._table.write(ids, memory, newest)
+
+    @torch.no_grad()
+    def score(self, src: Nodes, dst: Nodes, t: Any = None) -> Tensor:
+        """Logits of meetings: the sigmoid is the probability of a meeting against that of a random destination.
+
+        Args:
+            src: [b] nodes.
+            dst: [b], or [b, K] for K candidates each.
+            t: a moment or [b], none before ``now``; by default ``now``.
+
+        Returns:
+            [b], or [b, K] as ``dst``.
+
+        Raises:
+            InputError: on nodes that are not there, or moments that are past.
+        """
+        events = self._growing.events
+        source, other = _ids(src, "src", events.num_nodes), _ids(dst, "dst", events.num_nodes)
+        moment = events.t[-1] if t is None else torch.as_tensor(t)
+        if source.dim() != 1 or other.dim() not in (1, 2) or len(other) != len(source):
+            raise InputError(f"src {list(source.shape)} and dst {list(other.shape)} do not match. Give [b] and [b, K].")
+        if moment.dim() > 1 or moment.numel() not in (1, len(source)):
+            raise InputError(f"t has {moment.numel()} moments for {len(source)} pairs. Give one, or one a pair.")
+        if not bool((moment >= events.t[-1]).all()):
+            raise InputError(
+                f"t = {moment.min().item()} is before the latest event ({self.now}). Scores are of what may come."
+            )
+        if not len(source):
+            return torch.empty(other.shape)
+        pairs = other if other.dim() == 2 else other[:, None]
+        batch = self._sampler.asked(source, pairs, moment.reshape(()) if moment.numel() == 1 else moment)
+        parts = {} if self._table is None else self._table.parts(batch.n_id)
+        moved = batch.to(self._device)
+        _, logits = scored(self._net, self._net(parts, moved), moved, states=False)
+        return logits.float().cpu().view(other.shape)
+
+    def save(self, to: str | Path, *, overwrite: bool = False) -> None:
+        """Write the memory and what was observed since training, for ``live(run, state=to)``.
+
+        Raises:
+            InputError: where ``to`` is in use.
+        """
+        events = self._growing.events
+        later = events.select(torch.arange(self._trained, events.num_events))
+        with folder.created(Path(to), overwrite=overwrite) as aside:
+            for name in _COLUMNS:
+                if (column := getattr(later, name)) is not None:
+                    np.save(aside / f"{name}.npy", column.numpy())
+            columns = {} if self._table is None else self._table.state_dict()
+            save_file({name: column.contiguous() for name, column in columns.items()}, aside / "memory.safetensors")
+            said = {"format": _FORMAT[0], "version": _FORMAT[1], "nodes": events.num_nodes, "trained": self._trained}
+            (aside / folder.MANIFEST).write_text(json.dumps(folder.sealed(said)), encoding="utf-8")
+
+
+def live(
+    run: str | Path, *, state: str | Path | None = None, until: str = "now", data: str | None = None
+) -> Live:  # fmt: skip
+    """A trained run of ``pres``, in use.
+
+    Args:
+        run: folder of a run of one seed, for links.
+        state: what ``Live.save`` wrote, to go on from.
+        until: ``now`` observes the stream's events after training (those of validation and test) first; ``training``
+            begins where training ended, with them unknown.
+        data: the run's stream, where it lies elsewhere now.
+
+    Raises:
+        InputError: where the run, its stream or the state cannot be used.
+    """
+    run = Path(run)
+    _, config = stored(run)
+    if not isinstance(config, PRESConfig) or config.task != "links":
+        raise InputError(f"{run} is no run of pres for links, and only those can be observed and scored.")
+    if until not in ("now", "training"):
+        raise InputError(f"until = {until!r}: it is now or training.")
+    saved = checkpoint.load(run / "checkpoints" / "best.pt", needs=("epoch", "model"))
+    found, table, views = stream_runs.restored(stream_runs.elsewhere(config, data), saved)
+    events = views.events
+    past, rest = events.select(torch.arange(views.val)), events.select(torch.arange(views.val, events.num_events))
+    plain = not config.new and not past.directed
+    # What a node takes in leaves out training's hidden events (--new); what is sampled does not, as in evaluation.
+    csrs = {
+        "seen": (past.csr, past.directed),
+        "lived": (past.csr if plain else stream_runs.lived(views, upto=views.val), False),
+    }
+    growing = Growing(past, csrs, merged=config.neighbors == "uniform" or config.aggregate == "mean")
+    sampler = stream_runs.sampler(config, past, past.csr)
+    made = Live(run, found, table, sampler, growing, batch=config.eval_batch, device=device_of(config.device))
+    made._follow(past)
+    if state is not None:
+        _restore(made, Path(state))
+    elif until == "now" and rest.num_events:
+        made.observe(rest.src, rest.dst, rest.t, feat=rest.feat, label=rest.label)
+    return made
+
+
+def _restore(made: Live, path: Path) -> None:
+    said = folder.manifest_of(path, *_FORMAT)
+    growing = made._growing
+    if said["trained"] != made._trained or said["nodes"] < growing.events.num_nodes:
+        raise InputError(f"{path} was saved by another run. Give the run that saved it.")
+    try:
+        columns = {
+            name: torch.from_numpy(np.load(file, allow_pickle=False))
+            for name in _COLUMNS
+            if (file := path / f"{name}.npy").is_file()
+        }
+        memory = load_file(path / "memory.safetensors")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} is damaged ({error}). Save it again.") from error
+    if columns["src"].numel():
+        src, dst, t, feat, label = (columns.get(name) for name in _COLUMNS)
+        later = _events(growing.events, src, dst, t, feat, label, nodes=said["nodes"])
+        made._follow(growing.append(later))
+    if made._table is not None:
+        try:
+            made._table.load_state_dict(memory)
+        except ValueError as error:
+            raise InputError(f"{path} was saved by another run: {error}") from error
+
+
+def _events(
+    known: Events, src: Any, dst: Any, t: Any, feat: Any = None, label: Any = None, *, nodes: int | None = None
+) -> Events:  # fmt: skip
+    """Events of the kind of a known stream."""
+    ends = [torch.as_tensor(end).reshape(-1) for end in (src, dst)]
+    moments = torch.as_tensor(t).reshape(-1)
+    if moments.numel() == 1:
+        moments = moments.expand(ends[0].numel())
+    if not known.t.is_floating_point() and moments.is_floating_point():
+        raise InputError("t has fractions, and the stream counts whole numbers. Give whole numbers.")
+    largest = max((int(end.max()) for end in ends if end.numel()), default=0)
+    return stream(
+        ends[0], ends[1], moments.to(known.t.dtype), num_nodes=nodes or max(known.num_nodes, largest + 1),
+        feat=None if feat is None else torch.as_tensor(feat), label=None if label is None else torch.as_tensor(label),
+        num_src=known.num_src, directed=known.directed,
+    )  # fmt: skip
+
+
+def _ids(ids: Nodes, name: str, nodes: int) -> Tensor:
+    found = torch.as_tensor(ids)
+    if found.is_floating_point() or found.dtype == torch.bool:
+        raise InputError(f"{name} is {found.dtype}: nodes are whole numbers.")
+    if found.numel() and not (int(found.min()) >= 0 and int(found.max()) < nodes):
+        raise InputError(f"{name} names a node outside 0 .. {nodes - 1}. A node must be observed before it is scored.")
+    return found.long()

@@ -1,0 +1,124 @@
+"""A run in use: replaying the stream gives evaluation's scores; scoring and saving change nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import graphscale
+from graphscale import checkpoint, session, stream_runs
+from graphscale.errors import InputError
+from graphscale.online import live
+from graphscale.recipes.pres import PRESConfig
+from graphscale.run import device_of
+
+SMALL = PRESConfig(data="planted-stream:600", dim=8, time_dim=4, epochs=2, batch_size=50, eval_batch=40, threads=1,
+                   ranked=4, fanout="5")  # fmt: skip
+KINDS = {
+    "tgn": {},
+    "fresh, two hops, new nodes": {"see": "fresh", "fanout": "4,3", "new": 0.1},
+    "two hops": {"fanout": "4,3"},
+    "apan": {"model": "apan", "gamma": "learn", "beta": 0.1},
+    "jodie, rate": {"model": "jodie", "gamma": "0.5", "form": "rate"},
+    "mean": {"aggregate": "mean"},
+    "snapshot": {"messages": "snapshot"},
+    "tgat": {"model": "tgat"},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("live") / "run"
+    session.train("pres", replace(SMALL, out=out))
+    return out
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_replay_is_the_evaluation(kind, tmp_path):
+    """Score a batch of what happened and of what did not, observe it, and so on through validation and test."""
+    config = replace(SMALL, **kind, out=tmp_path / "run")
+    session.train("pres", config)
+    state = checkpoint.load(tmp_path / "run" / "checkpoints" / "best.pt", needs=("epoch", "model"))
+    net, table, views = stream_runs.restored(config, state)
+    evaluate = stream_runs.scorer(config, views, net, table, device_of(config.device))
+    used, events = live(tmp_path / "run", until="training"), views.events
+    assert used.num_events == views.val
+    for numbers, (pos, neg) in evaluate.passes(views.val, events.num_events):
+        drawn = evaluate.negatives.draw(numbers, events.src[numbers], events.dst[numbers])
+        src, dst, t = events.src[numbers], events.dst[numbers], events.t[numbers]
+        if config.see == "lag":  # there a batch is seen at the moment of its first event
+            found = used.score(src, torch.cat([dst[:, None], drawn], dim=1), t[0])
+            torch.testing.assert_close(found[:, 0], pos, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found[:, 1:], neg, rtol=1e-4, atol=1e-5)
+        else:  # an event sees those before it: the first one sees what score sees
+            found = used.score(src[:1], torch.cat([dst[:1, None], drawn[:1]], dim=1), t[:1])
+            torch.testing.assert_close(found[:, 0], pos[:1], rtol=1e-4, atol=1e-5)
+        used.observe(src, dst, t, label=events.label[numbers])
+
+
+def test_pairs_of_many_moments_are_scored_as_one_by_one(run):
+    used = graphscale.live(run)
+    t = used.now + torch.tensor([0, 7, 7, 1000])
+    src, dst = torch.tensor([0, 1, 0, 2]), torch.tensor([31, 32, 33, 32])
+    together = used.score(src, dst, t)
+    apart = [used.score(src[i : i + 1], dst[i : i + 1], int(t[i])) for i in range(4)]
+    torch.testing.assert_close(together, torch.cat(apart), rtol=1e-5, atol=1e-6)
+    assert together[0] != used.score(src[:1], dst[:1], int(t[3]))[0]
+
+
+def test_scoring_changes_nothing_and_observing_does(run):
+    used = live(run)
+    first = used.score([0], [35])
+    assert torch.equal(first, used.score([0], [35]))
+    used.observe([0], [35], [used.now + 1], label=[0])
+    used.observe([0], [35], [used.now + 1], label=[0])
+    assert not torch.equal(first, used.score([0], [35]))
+
+
+def test_a_saved_state_goes_on_as_if_it_had_not_been_away(run, tmp_path):
+    stayed = live(run)
+    stayed.observe([1, 2], [33, 34], [stayed.now + 1, stayed.now + 2], label=[0, 0])
+    stayed.save(tmp_path / "state")
+    back = live(run, state=tmp_path / "state")
+    assert back.num_events == stayed.num_events and back.now == stayed.now
+    for used in (stayed, back):
+        used.observe([1], [35], used.now + 3, label=[0])
+    assert torch.equal(stayed.score([1, 3], [34, 33]), back.score([1, 3], [34, 33]))
+    with pytest.raises(InputError, match="in use"):
+        back.save(tmp_path / "state")
+    (tmp_path / "state" / "t.npy").write_bytes(b"x")
+    with pytest.raises(InputError, match="damaged"):
+        live(run, state=tmp_path / "state")
+
+
+def test_new_nodes_can_be_observed_and_then_scored(tmp_path):
+    file = tmp_path / "events.csv"
+    rows = [f"{i % 7},{(3 * i + 1) % 7},{i}" for i in range(300)]
+    file.write_text("\n".join(["src,dst,t", *rows]) + "\n")
+    config = replace(SMALL, data=str(file), out=tmp_path / "run", gamma="learn", model="apan")
+    session.train("pres", config)
+    used = live(tmp_path / "run")
+    with pytest.raises(InputError, match="must be observed"):
+        used.score([0], [12])
+    used.observe([12, 3], [0, 12], [400, 401])
+    used.observe([12], [3], [402])
+    assert used.score([0], [12]).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda used: used.observe([0], [33], [0], label=[0]), "before the stream ends"),
+        (lambda used: used.observe([0], [33], [1e9]), "fractions"),
+        (lambda used: used.observe([0], [33], [10**9]), "labels"),
+        (lambda used: used.score([0], [33], 0), "before the latest"),
+        (lambda used: used.score([0, 1], [33]), "do not match"),
+        (lambda used: used.score([0.5], [33]), "whole numbers"),
+        (lambda used: live(used._run, until="later"), "now or training"),
+    ],
+)
+def test_what_cannot_be_is_said(run, call, says):
+    with pytest.raises(InputError, match=says):
+        call(live(run))
