@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from streams import small
 
+from graphscale import cli, configure, session, store
+from graphscale.data import streams
 from graphscale.errors import InputError
 from graphscale.events import stream
+from graphscale.store.stream import write_stream
 
 
 @pytest.mark.parametrize("features", [0, 2])
@@ -44,3 +48,48 @@ def test_events_of_one_moment_are_not_parted():
     assert events.split(0.2, 0.2) == (5, 8)
     with pytest.raises(InputError, match="empty"):
         stream(torch.zeros(10).long(), torch.ones(10).long(), torch.ones(10).long()).split()
+
+
+@pytest.mark.parametrize("kind", [{}, {"features": 3}])
+def test_a_stored_stream_is_the_stream(tmp_path, kind):
+    events = small(num_events=60, **kind)
+    write_stream(events, tmp_path / "s")
+    back = streams.load(tmp_path / "s")
+    assert back.identity() == events.identity() and back.num_features == events.num_features
+    for name in ("indptr", "neighbour", "event"):
+        assert torch.equal(getattr(back.csr, name), getattr(events.csr, name))
+    assert store.verify(tmp_path / "s") == []
+    with pytest.raises(InputError, match="undirected"):
+        streams.load(tmp_path / "s", directed=True)
+    with pytest.raises(InputError, match="in use"):
+        write_stream(events, tmp_path / "s")
+    with pytest.raises(InputError, match="needed here"):
+        store.manifest_of(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("t", np.arange(60)[::-1].copy()), ("neighbour", np.full(10, 3, dtype=np.int32)), ("src", None)],
+)
+def test_a_damaged_stream_is_refused(tmp_path, name, value):
+    write_stream(small(num_events=60), tmp_path / "s")
+    file = tmp_path / "s" / f"{name}.npy"
+    if value is None:
+        file.unlink()
+    else:
+        np.save(file, value)
+    with pytest.raises(InputError, match="again"):
+        streams.load(tmp_path / "s")
+
+
+def test_a_training_from_a_store_is_that_from_the_file(tmp_path, monkeypatch):
+    file = tmp_path / "e.csv"
+    file.write_text("src,dst,t\n" + "".join(f"{i % 5},{5 + i % 3},{i}\n" for i in range(100)))
+    assert cli.main(["prepare-events", str(file), "--to", str(tmp_path / "s")]) == 0
+    assert cli.main(["info", str(tmp_path / "s"), "--verify"]) == 0
+    settings = {"preset": "none", "epochs": 1, "dim": 8, "batch_size": 20, "ranked": 2, "threads": 1}
+    results = [
+        session.train("pres", configure("pres", data=str(data), out=tmp_path / f"run{i}", **settings))
+        for i, data in enumerate((file, tmp_path / "s"))
+    ]
+    assert results[0]["test"] == pytest.approx(results[1]["test"], rel=0, abs=0, nan_ok=True)

@@ -221,6 +221,7 @@ def _dispatch(argv: Sequence[str]) -> int:
         "train": train,
         "evaluate": evaluate,
         "prepare": tools.prepare,
+        "prepare-events": tools.prepare_events,
         "generate": tools.generate,
         "info": tools.info,
         "predict": tools.predict,

@@ -15,8 +15,11 @@ from graphscale.data import edges, static
 from graphscale.data.communities import Like
 from graphscale.data.generated import generated
 from graphscale.errors import InputError
+from graphscale.events import Events
 from graphscale.graph import Graph
 from graphscale.partitioning import Method, Partition, partition
+from graphscale.store.stream import FORMAT as EVENTS
+from graphscale.store.stream import is_stream, read_stream, write_stream
 
 
 def prepare(
@@ -67,6 +70,22 @@ def prepare(
         return finish(graph, None)
 
 
+def prepare_events(source: str, to: Path, *, directed: bool = False, overwrite: bool = False) -> Events:
+    """Make a store of a stream at ``to`` and return it.
+
+    Raises:
+        InputError: where the source or the place cannot be used.
+    """
+    from graphscale.data import streams  # Arrow, for streams alone
+
+    if to.exists() and not (overwrite and store.is_store(to)):
+        raise InputError(f"{to} is in use. Give another --to, or --overwrite to replace a store.")
+    events = streams.load(source, directed=directed)
+    made = {"source": source, "versions": probe.versions()}
+    write_stream(events, to, made=made, overwrite=overwrite)
+    return read_stream(to)
+
+
 def generate(
     like: Like, to: Path, num_parts: int, *, partitioner: Method = "stream", overwrite: bool = False
 ) -> Partition:
@@ -96,8 +115,12 @@ def info(path: Path, *, verify: bool = False) -> dict[str, Any]:
     Raises:
         InputError: where it is damaged.
     """
-    manifest = store.manifest_of(path)
-    store.read(path)
+    if is_stream(path):
+        manifest = store.manifest_of(path, *EVENTS)
+        read_stream(path)
+    else:
+        manifest = store.manifest_of(path)
+        store.read(path)
     if verify and (wrong := store.verify(path)):
         raise InputError(f"{path} is damaged: {', '.join(wrong)} changed since it was written. Prepare it again.")
     return manifest

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
 from graphscale import rng
@@ -50,7 +52,8 @@ class StreamViews:
     def csr(self, numbers: Tensor, *, directed: bool) -> TemporalCsr:
         """Every node's events among some, by their numbers in the whole stream."""
         events = self.events
-        if numbers.numel() == events.num_events and directed == events.directed:
+        # Numbers 0, 1, ... are all that a query in their time may see of the whole stream's.
+        if directed == events.directed and numbers.numel() and int(numbers[-1]) == numbers.numel() - 1:
             return events.csr
         part = temporal_csr(events.src[numbers], events.dst[numbers], events.num_nodes, directed=directed)
         return TemporalCsr(part.indptr, part.neighbour, numbers[part.event])
@@ -248,13 +251,26 @@ def elsewhere(config: PRESConfig, data: str | None) -> PRESConfig:
 
 def _gaps(views: StreamViews, csr: TemporalCsr) -> tuple[float, float]:
     """Mean and deviation of the time between two events of a node, in training alone."""
-    t = views.events.t[csr.event].double()
-    gap = t.diff()
-    inside = torch.ones(gap.numel(), dtype=torch.bool)
-    ends = csr.indptr[1:-1]
-    inside[ends[(ends > 0) & (ends < t.numel())] - 1] = False
-    gap = gap[inside]
-    return (float(gap.mean()), float(gap.std())) if gap.numel() > 1 else (1.0, 1.0)
+    count, mean, square = _spread_of_gaps(
+        csr.indptr.numpy(), csr.event.numpy(), views.events.t.numpy(), int(views.numbers[-1]) + 1
+    )
+    return (mean, (square / (count - 1)) ** 0.5) if count > 1 else (1.0, 1.0)
+
+
+@njit(nogil=True, cache=True)
+def _spread_of_gaps(indptr: Any, event: Any, t: Any, end: int) -> tuple[int, float, float]:
+    """(Number of gaps, their mean, the sum of squares about it), by Welford's recurrence."""
+    count, mean, square = 0, 0.0, 0.0
+    for v in range(len(indptr) - 1):
+        for at in range(indptr[v] + 1, indptr[v + 1]):
+            if event[at] >= end:
+                break
+            gap = float(t[event[at]] - t[event[at - 1]])
+            count += 1
+            off = gap - mean
+            mean += off / count
+            square += off * (gap - mean)
+    return count, mean, square
 
 
 def _said(views: StreamViews, batches: StreamBatches) -> list[str]:
@@ -286,8 +302,18 @@ class Monitors:
 
 def pending_share(batches: StreamBatches) -> float:
     """Share of the ends of events that have an earlier event of theirs in the same batch (PRES, definition 2)."""
-    events, numbers, starts = batches.sampler.events, batches.numbers, batches.starts
-    batch = torch.repeat_interleave(torch.arange(len(batches)), starts.diff()).repeat(2)
-    node = torch.cat([events.src[numbers], events.dst[numbers]]).long()
-    distinct = (batch * events.num_nodes + node).unique().numel()
-    return float(1 - distinct / max(1, node.numel()))
+    events = batches.sampler.events
+    last = np.full(events.num_nodes, -1, dtype=np.int32)  # the batch in which a node was met last
+    arrays = (events.src.numpy(), events.dst.numpy(), batches.numbers.numpy(), batches.starts.numpy(), last)
+    return float(_pending_ends(*arrays) / max(1, 2 * batches.numbers.numel()))
+
+
+@njit(nogil=True, cache=True)
+def _pending_ends(src: Any, dst: Any, numbers: Any, starts: Any, last: Any) -> int:
+    pending = 0
+    for batch in range(len(starts) - 1):
+        for i in range(starts[batch], starts[batch + 1]):
+            for v in (src[numbers[i]], dst[numbers[i]]):
+                pending += last[v] == batch
+                last[v] = batch
+    return pending

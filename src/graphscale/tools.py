@@ -63,6 +63,29 @@ def prepare(
     )
 
 
+def prepare_events(
+    source: Annotated[str, tyro.conf.Positional], /, to: Path, directed: bool = False, overwrite: bool = False
+) -> int:
+    """Make a store of a stream of events on disk, memory-mapped, with every node's events in the order of time.
+
+    Args:
+        source: what train pres takes as --data.
+        to: folder of the store.
+        directed: a node's neighbours are the sources of its events alone.
+        overwrite: replace a store that lies in --to.
+    """
+    from graphscale import preparing
+
+    began = time.perf_counter()
+    with PeakMemory() as memory:
+        events = preparing.prepare_events(source, to, directed=directed, overwrite=overwrite)
+    peak = "" if memory.peak_mb is None else f", peak anonymous memory {memory.peak_mb:.0f} MB"
+    print(
+        f"{to}: {events.num_events:,} events of {events.num_nodes:,} nodes; {time.perf_counter() - began:.0f} s{peak}"
+    )
+    return 0
+
+
 def generate(
     kind: Annotated[Literal["amazon2m-like"], tyro.conf.Positional],
     /,
@@ -129,10 +152,10 @@ def info(store: Annotated[Path, tyro.conf.Positional], /, verify: bool = False, 
     if json:
         print(folder.dumps(found))
         return 0
-    counts = ("nodes", "entries", "features", "classes")
+    counts = ("nodes", "events") if "events" in found else ("nodes", "entries", "features", "classes")
     print(", ".join(f"{found[name]:,} {name}" for name in counts))
-    source = found["made"].get("source", "a graph in memory")
-    print(f"made from {source}; {_clusters(found['partition'])}")
+    source = found["made"].get("source", "what was in memory")
+    print(f"made from {source}{'; ' + _clusters(found['partition']) if 'partition' in found else ''}")
     for note in found["notes"]:
         print(f"note: {note}")
     for name, said in found["arrays"].items():

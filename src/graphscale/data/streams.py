@@ -23,20 +23,23 @@ import pyarrow.parquet as pa_parquet
 import torch
 from torch import Tensor
 
+from graphscale import scratch
 from graphscale.data.planted_stream import planted_stream
 from graphscale.data.pyg import DATA_VARIABLE
 from graphscale.errors import InputError, first_sentence
 from graphscale.events import Events, stream
+from graphscale.store.stream import is_stream, read_stream
 
 _NEEDED = ("src", "dst", "t")
+_BLOCK = 1 << 20  # events that are read at a time
 
 
 def load(name: str | Path, *, directed: bool = False, seed: int = 0) -> Events:
     """A stream by name.
 
     Args:
-        name: a name in the folder of ``GRAPHSCALE_DATA`` (``collegemsg``: its ``events.parquet``), a ``.parquet`` or
-            ``.csv`` file, ``planted-stream:EVENTS``, ``tgb:tgbl-wiki``, or PyG's ``JODIEDataset:Wikipedia``.
+        name: a folder that prepare-events made, a name in the folder of ``GRAPHSCALE_DATA`` (``collegemsg``: its
+            ``events.parquet``), a ``.parquet`` or ``.csv`` file, ``planted-stream:EVENTS``, ``tgb:tgbl-wiki``, or PyG's ``JODIEDataset:Wikipedia``.
         directed: a node's neighbours are the sources of its events alone.
         seed: of a generated stream.
 
@@ -53,8 +56,20 @@ def load(name: str | Path, *, directed: bool = False, seed: int = 0) -> Events:
         return _read_tgb(name.partition(":")[2])
     if ":" in name:
         return _read_pyg(name)
+    if stored := _store(name):
+        events = read_stream(stored)
+        if directed != events.directed:
+            kind = "directed" if events.directed else "undirected"
+            raise InputError(f"{stored} was prepared {kind}. Prepare it again, or change --directed.")
+        return events
     path = _found(name)
     return read_csv(path, directed=directed) if path.suffix == ".csv" else read_parquet(path, directed=directed)
+
+
+def _store(name: str) -> Path | None:
+    folder = os.environ.get(DATA_VARIABLE)
+    places = [Path(name), *([Path(folder) / name] if folder else [])]
+    return next((place for place in places if is_stream(place)), None)
 
 
 def _found(name: str) -> Path:
@@ -73,29 +88,50 @@ def _found(name: str) -> Path:
 
 
 def read_parquet(path: Path, *, directed: bool = False) -> Events:
-    """A Parquet file of events, its columns memory-mapped where Arrow can.
+    """A Parquet file of events, read in blocks into arrays that lie in files where they are large.
 
     Raises:
         InputError: where it is damaged, lacks a column, or is no sound stream.
     """
     try:
-        table = pa_parquet.read_table(path, memory_map=True)
+        with pa_parquet.ParquetFile(path, memory_map=True) as file:
+            there = file.schema_arrow.names
+            _demand_columns(path, there)
+            said = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
+            label = "label" in there and said.get("has_label", "True") == "True"
+            wanted = [*_NEEDED, *(["label"] if label else []), *(["feat"] if "feat" in there else [])]
+            columns = _read_blocks(file, wanted)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as Parquet ({first_sentence(error)}). Write it again.") from error
-    _demand_columns(path, table.column_names)
-    said = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-    label = "label" in table.column_names and said.get("has_label", "True") == "True"
+    except InputError as error:
+        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     try:
         return stream(
-            *(_column(table, name) for name in _NEEDED),
+            *(columns[name] for name in _NEEDED),
             num_nodes=int(said["num_nodes"]) if "num_nodes" in said else None,
-            feat=_lists(table, path) if "feat" in table.column_names else None,
-            label=_column(table, "label") if label else None,
-            num_src=int(said.get("num_src_partition", 0)),
+            feat=columns.get("feat"), label=columns.get("label"), num_src=int(said.get("num_src_partition", 0)),
             directed=directed,
-        )
+        )  # fmt: skip
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _read_blocks(file: Any, wanted: list[str]) -> dict[str, Tensor]:
+    rows, at = file.metadata.num_rows, 0
+    found: dict[str, Tensor] = {}
+    for batch in file.iter_batches(batch_size=_BLOCK, columns=wanted):
+        table = pa.Table.from_batches([batch])
+        for name in wanted:
+            block = _lists(table) if name == "feat" else _column(table, name)
+            if name not in found:
+                found[name] = scratch.empty(rows, *block.shape[1:], dtype=block.dtype)
+            if block.shape[1:] != found[name].shape[1:]:
+                raise InputError("the lists of feat have several lengths. Give every event the same number.")
+            found[name][at : at + len(block)] = block
+        at += batch.num_rows
+    if not rows:
+        raise InputError("the stream has no event. Give at least one.")
+    return found
 
 
 def _demand_columns(path: Path, there: list[str]) -> None:
@@ -120,14 +156,12 @@ def _column(table: Any, name: str) -> Tensor:
     return torch.from_numpy(np.array(column.to_numpy()))
 
 
-def _lists(table: Any, path: Path) -> Tensor:
+def _lists(table: Any) -> Tensor:
     column = table.column("feat").combine_chunks()
     flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)
-    if column.null_count or flat.size % max(1, len(column)):
-        raise InputError(f"the lists of feat in {path} have several lengths. Give every event the same number.")
     lengths = column.value_lengths().unique() if not pa.types.is_fixed_size_list(column.type) else None
-    if lengths is not None and len(lengths) > 1:
-        raise InputError(f"the lists of feat in {path} have several lengths. Give every event the same number.")
+    if column.null_count or flat.size % max(1, len(column)) or (lengths is not None and len(lengths) > 1):
+        raise InputError("the lists of feat have several lengths. Give every event the same number.")
     return torch.from_numpy(np.array(flat.reshape(len(column), -1)))
 
 

@@ -105,7 +105,10 @@ def _sound_sparse(arrays: Mapping[str, Tensor], nodes: int, features: int) -> bo
 
 def verify(path: Path) -> list[str]:
     """Names of the arrays whose contents are not those that were written; empty where all is sound."""
-    manifest = manifest_of(path)
+    from graphscale.store.stream import FORMAT as EVENTS
+    from graphscale.store.stream import is_stream
+
+    manifest = manifest_of(path, *EVENTS) if is_stream(path) else manifest_of(path)
     wrong = []
     for name, said in manifest["arrays"].items():
         digest = hashlib.blake2b(digest_size=16)
