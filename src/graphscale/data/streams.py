@@ -39,7 +39,8 @@ def load(name: str | Path, *, directed: bool = False, seed: int = 0) -> Events:
 
     Args:
         name: a folder that prepare-events made, a name in the folder of ``GRAPHSCALE_DATA`` (``collegemsg``: its
-            ``events.parquet``), a ``.parquet`` or ``.csv`` file, ``planted-stream:EVENTS``, ``tgb:tgbl-wiki``, or PyG's ``JODIEDataset:Wikipedia``.
+            ``events.parquet``), a ``.parquet`` or ``.csv`` file, ``planted-stream:EVENTS``, ``tgb:tgbl-wiki``, or
+            PyG's ``JODIEDataset:Wikipedia``.
         directed: a node's neighbours are the sources of its events alone.
         seed: of a generated stream.
 
