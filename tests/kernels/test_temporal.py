@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from graphscale.kernels.temporal import _recent_by_torch, recent, temporal_csr, uniform
+from graphscale.kernels import temporal_torch
+from graphscale.kernels.temporal import recent, temporal_csr, uniform
 
 
 def stream(num_nodes, num_events, seed=0):
@@ -42,7 +43,7 @@ def test_the_latest_neighbours(directed, batch, k):
         expected = by_hand(src, dst, int(nodes[i]), int(cuts[i]), directed=directed)[:k]
         expected += [(-1, -1)] * (k - len(expected))
         assert list(zip(neighbour[i].tolist(), event[i].tolist(), strict=True)) == expected
-    torch_neighbour, torch_event = _recent_by_torch(csr, nodes, cuts, k)
+    torch_neighbour, torch_event = temporal_torch.recent(csr, nodes, cuts, k)
     assert torch.equal(torch_neighbour, neighbour) and torch.equal(torch_event, event)
 
 
@@ -57,6 +58,8 @@ def test_a_uniform_sample_is_of_the_past_and_without_repetition(directed):
         drawn = [(n, e) for n, e in zip(neighbour[i].tolist(), event[i].tolist(), strict=True) if e >= 0]
         assert len(drawn) == min(6, len(past)) == len(set(drawn)) and set(drawn) <= set(past)
         assert [e for _, e in drawn] == sorted((e for _, e in drawn), reverse=True)
+    by_torch = temporal_torch.uniform(csr, nodes, cuts, 6, 4)
+    assert torch.equal(by_torch[0], neighbour) and torch.equal(by_torch[1], event)
     again = uniform(csr, nodes.flip(0), cuts.flip(0), 6, seed=4)
     assert torch.equal(again[1].flip(0), event), "a sample does not depend on the other queries"
     assert not torch.equal(uniform(csr, nodes, cuts, 6, seed=5)[1], event)
@@ -76,5 +79,9 @@ def test_a_uniform_sample_is_uniform():
 def test_streams_without_events():
     csr = temporal_csr(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64), 3)
     nodes, cuts = torch.tensor([0, 2]), torch.tensor([0, 5])
-    for found in (recent(csr, nodes, cuts, 2), uniform(csr, nodes, cuts, 2, 0), _recent_by_torch(csr, nodes, cuts, 2)):
+    for found in (
+        recent(csr, nodes, cuts, 2),
+        uniform(csr, nodes, cuts, 2, 0),
+        temporal_torch.recent(csr, nodes, cuts, 2),
+    ):
         assert all((part == -1).all() for part in found)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 Ints = NDArray[Any]
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_MIX1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX2 = np.uint64(0x94D049BB133111EB)
+MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_MIX1, _MIX2 = MIX
 
 
 @njit(nogil=True, cache=True)

@@ -17,6 +17,7 @@ from numba import njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
 
+from graphscale.kernels import temporal_torch
 from graphscale.kernels.sampling import mix
 from graphscale.kernels.tail import NONE, Tail
 from graphscale.kernels.threads import looped
@@ -126,7 +127,7 @@ def recent(csr: TemporalCsr, nodes: Tensor, cuts: Tensor, k: int) -> tuple[Tenso
     """
     if nodes.device.type != "cpu":
         assert csr.tail is None, "a tail is read on the CPU"
-        return _recent_by_torch(csr, nodes, cuts, k)
+        return temporal_torch.recent(csr, nodes, cuts, k)
     neighbour = torch.empty(nodes.numel(), k, dtype=csr.neighbour.dtype)
     event = torch.empty(nodes.numel(), k, dtype=torch.int64)
     # A few thousand numbers are written before other threads have woken up.
@@ -186,24 +187,14 @@ def _recent_in_chunks(
         _recent(indptr, neighbours, events, nodes[at:to], cuts[at:to], neighbour[at:to], event[at:to], *tail)
 
 
-def _recent_by_torch(csr: TemporalCsr, nodes: Tensor, cuts: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The same by one search, on any device."""
-    end = torch.searchsorted(csr.keys, nodes.long() * csr._span + cuts.clamp(max=csr._span))
-    at = end[:, None] - 1 - torch.arange(k, device=nodes.device)
-    there = at >= csr.indptr[nodes.long()][:, None]
-    at = at.clamp(min=0)
-    if not csr.event.numel():
-        nothing = torch.full((nodes.numel(), k), -1, device=nodes.device)
-        return nothing.to(csr.neighbour.dtype), nothing
-    return torch.where(there, csr.neighbour[at], -1), torch.where(there, csr.event[at], -1)
-
-
 def uniform(csr: TemporalCsr, nodes: Tensor, cuts: Tensor, k: int, seed: int) -> tuple[Tensor, Tensor]:
     """(neighbours, events) [n, k] drawn without replacement of each node's events before its cut, the latest first.
 
     What is drawn follows from (seed, node, cut): it depends neither on the other queries nor on threads.
     """
     assert csr.tail is None, "any event of the past may be drawn: the tail must be merged first"
+    if nodes.device.type != "cpu":
+        return temporal_torch.uniform(csr, nodes, cuts, k, seed)
     neighbour = torch.empty(nodes.numel(), k, dtype=csr.neighbour.dtype)
     event = torch.empty(nodes.numel(), k, dtype=torch.int64)
     arrays = (csr.indptr, csr.neighbour, csr.event, nodes, cuts, np.uint64(seed), neighbour, event)
