@@ -10,7 +10,7 @@ import torch_geometric.nn as pyg
 from graphs import random_graph
 from networks import MODELS, Layers
 from torch import nn
-from torch_geometric.utils import dropout_edge
+from torch_geometric.utils import degree, dropout_edge
 
 from graphscale.batches.cluster import ClusterBatches
 from graphscale.errors import InputError
@@ -54,13 +54,13 @@ class Skipping(Layers):
         return self.convs[2](x, edge_index)
 
 
-def made(model, *, zero_head=False, faster=True):
+def made(model, *, zero_head=False, faster=True, **kind):
     torch.manual_seed(0)
     model = model.double().eval()
     if zero_head:
         for p in list(model.parameters())[-2:]:
             nn.init.zeros_(p)
-    graph = random_graph()
+    graph = random_graph(**kind)
     feed, _ = Feed.of(model, graph, faster=faster)
     return model, feed, graph
 
@@ -183,6 +183,29 @@ def test_what_is_kept_where_chance_is_low_is_tried_too(kept):
     else:
         with pytest.raises(InputError, match="mixes rows"):
             attach(model, feed, graph)
+
+
+class Ranked(Layers):
+    """Features are scaled by degrees over the largest of them."""
+
+    def forward(self, x, edge_index):
+        share = degree(edge_index[1], x.shape[0], dtype=x.dtype)
+        return super().forward(x * (share / share.max())[:, None], edge_index)
+
+
+class Padded(Layers):
+    """PyG's LSTM over neighbours reads on to the end of the longest row: what a node gets depends on that row."""
+
+    def __init__(self):
+        super().__init__(pyg.SAGEConv(5, 8, aggr="lstm"), pyg.SAGEConv(8, 3, aggr="lstm"))
+
+
+@pytest.mark.parametrize("make", [lambda: Ranked(pyg.GCNConv(5, 8), pyg.GCNConv(8, 3)), Padded])
+@pytest.mark.parametrize("kind", [{}, {"loops": True, "directed": True}])
+def test_the_largest_of_all_nodes_is_seen(make, kind):
+    model, feed, graph = made(make(), **kind)
+    with pytest.raises(InputError, match="mixes rows"):
+        attach(model, feed, graph)
 
 
 def test_propagations_that_the_backward_pass_makes_again_are_refused():

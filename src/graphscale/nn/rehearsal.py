@@ -23,7 +23,7 @@ from graphscale.nn.trial import MODES, TRIED, alike, on_trial
 from graphscale.reach import Reach
 from graphscale.step import ROWS, Apply, Params
 
-_NODES, _ROOTS = 24, 8
+_NODES, _ROOTS = 24, 3  # few roots: see ``tiles``
 
 
 def demand_rehearsed(model: nn.Module, apply_of: Any, feed: Feed, graph: Graph, table: str, *, filled: bool) -> None:
