@@ -157,11 +157,17 @@ class HandMasked(Layers):
 
 
 class Checkpointed(Layers):
-    def forward(self, x, edge_index):
-        def both(x):
-            return self.convs[1](self.convs[0](x, edge_index).relu(), edge_index).relu()
+    def __init__(self, *convs, reentrant=False):
+        super().__init__(*convs)
+        self.reentrant = reentrant
 
-        x = torch.utils.checkpoint.checkpoint(both, x, use_reentrant=False)
+    def forward(self, x, edge_index):
+        def second(x):
+            return self.convs[1](x, edge_index).relu()
+
+        x = self.convs[0](x, edge_index).relu()
+        again = torch.utils.checkpoint.checkpoint
+        x = again(second, x, use_reentrant=self.reentrant) if x.requires_grad else second(x)
         return self.convs[2](x, edge_index)
 
 
@@ -209,8 +215,10 @@ def test_the_largest_of_all_nodes_is_seen(make, kind):
         attach(model, feed, graph)
 
 
-def test_propagations_that_the_backward_pass_makes_again_are_refused():
-    model, feed, graph = made(Checkpointed(pyg.GCNConv(5, 8), pyg.GCNConv(8, 8), pyg.GCNConv(8, 3)))
+@pytest.mark.parametrize("reentrant", [False, True])  # PyG's DeepGCNLayer(ckpt_grad=True) is so
+def test_propagations_that_the_backward_pass_makes_again_are_refused(reentrant):
+    convs = pyg.GCNConv(5, 8), pyg.GCNConv(8, 8), pyg.GCNConv(8, 3)
+    model, feed, graph = made(Checkpointed(*convs, reentrant=reentrant))
     with pytest.raises(InputError, match="backward pass"):
         attach(model, feed, graph)
 
