@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch_geometric.data import Data
 from torch_geometric.nn import GCN, GraphSAGE
+from torch_geometric.utils import dropout_edge
 
 import graphscale
 from graphscale import (
@@ -203,6 +204,21 @@ def test_logits_without_gradients_are_those_with():
         without = histories(batch)
     assert not without.requires_grad
     torch.testing.assert_close(without, histories(batch).detach())
+
+
+def test_a_model_that_drops_edges_trains_with_its_layers_as_they_are():
+    class Dropping(GCN):
+        def forward(self, x, edge_index):
+            return super().forward(x, dropout_edge(edge_index, 0.3, training=self.training)[0])
+
+    data = to_pyg(load_graph("planted:300"))
+    width = data.num_features  # a fast GCNConv sums what enters it where that is no wider, PyG's what it gives
+    with pytest.raises(InputError, match="accelerate=False"):
+        with_history(Dropping(width, 2 * width, 3, 8), data, 4)
+    histories = with_history(Dropping(width, 2 * width, 3, 8), data, 4, accelerate=False)
+    histories.model.train()
+    logits = torch.cat([histories(batch) for batch in histories.epoch(0)])
+    assert logits.shape == (300, 8) and bool(logits.isfinite().all())
 
 
 def test_what_a_model_leaves_unused_is_said():

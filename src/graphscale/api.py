@@ -100,13 +100,13 @@ class Histories:
 
 def with_history(
     model: nn.Module, data: Any, num_parts: int, parts_per_batch: int = 1, *, method: Method = "metis", seed: int = 0,
-    disk: bool = False, dtype: torch.dtype = torch.float32,
+    disk: bool = False, dtype: torch.dtype = torch.float32, accelerate: bool = True,
 ) -> Histories:  # fmt: skip
     """A stock PyG model, unedited, on batches of clusters that keep every edge (GNNAutoScale, ICML 2021).
 
     Args:
         model: of PyG's layers, called as ``model(x, edge_index)``, with ``edge_weight`` and ``edge_attr`` where its
-            forward names them and the data has them. Its layers are made fast (``accelerate``).
+            forward names them and the data has them.
         data: ``torch_geometric.data.Data`` with ``x``, ``y`` and ``train_mask``.
         num_parts: p, clusters in all.
         parts_per_batch: q, clusters united in a batch.
@@ -114,12 +114,13 @@ def with_history(
         seed: of the clusters and of their order.
         disk: histories lie in a nameless file, which may be larger than memory.
         dtype: of histories.
+        accelerate: make the model's layers fast. One that drops edges while it trains needs them as they are.
 
     Raises:
         InputError: where the data is no sound graph, or the model cannot be exact with histories.
     """
     graph = from_pyg(data, splits=("train",))
-    feed, notes = Feed.of(model, graph)
+    feed, notes = Feed.of(model, graph, faster=accelerate)
     for note in notes:
         warnings.warn(note, stacklevel=2)
     widths, filled = attach(model, feed, graph)

@@ -69,8 +69,8 @@ def _tried(model: nn.Module, feed: Feed, graph: Graph) -> tuple[Widths, bool]:
     if way == "whole":
         raise InputError(
             f"{type(model).__name__} mixes rows by other ways than its messages, in evaluation or in training (a norm"
-            " over all nodes, a pooling), so histories of rows cannot make it exact. Use norms that treat nodes apart"
-            " (BatchNorm, LayerNorm(mode='node')), or train with cluster_gcn."
+            " or a maximum over all nodes, a pooling, degrees by sources), so histories of rows cannot make it exact."
+            " Use norms that treat nodes apart (BatchNorm, LayerNorm(mode='node')), or train with cluster_gcn."
         )
     x, adj, attr = toy(model, graph, 24, 70)
 
@@ -91,8 +91,8 @@ def _tried(model: nn.Module, feed: Feed, graph: Graph) -> tuple[Widths, bool]:
     if found != in_training:
         raise InputError(
             f"{type(model).__name__} sends messages of widths {found} in evaluation and {in_training} in training:"
-            " histories of one cannot serve the other. Train with --no-accelerate if it drops edges, and without"
-            " stochastic depth."
+            " histories of one cannot serve the other. Train with --no-accelerate (in a loop of your own:"
+            " accelerate=False) if it drops edges, and without stochastic depth."
         )
     if not found:
         raise InputError(
