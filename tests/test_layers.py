@@ -17,7 +17,7 @@ LAYERS = tuple(
     batches tables nn width
     objectives sync metrics checkpoint profile
     run loop evaluation histories nodes node_runs seeing gist_runs testing stream_scores \
-    stream_baselines stream_runs
+    stream_baselines stream_coherence stream_runs
     recipes
     folder profiling
     console prediction launch orphan interrupt settings places progress session outputs preparing api tools cli __main__

@@ -95,7 +95,6 @@ class Live:
         ids, which = ends.unique(return_inverse=True)
         newest = torch.zeros_like(ids).scatter_reduce_(0, which, numbers.repeat(2), "amax", include_self=False)
         memory, _, _ = self._net.remembered(self._table.parts(ids))
-        assert memory is not None
         self._table.write(ids, memory, newest)
 
     @torch.no_grad()

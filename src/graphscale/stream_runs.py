@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from graphscale.kernels.temporal import TemporalCsr, temporal_csr
 from graphscale.nn.temporal import Correction, TemporalNet
 from graphscale.objectives.link import stream_loss
 from graphscale.run import Run, Scores, device_of
+from graphscale.stream_coherence import SAMPLE, Coherence, Probe
 from graphscale.stream_scores import StreamScores
 from graphscale.sync.replicas import Replicas
 from graphscale.tables.mailbox import Mailbox, PredictiveMailbox
@@ -109,7 +111,11 @@ def build(config: PRESConfig, views: StreamViews, seed: int) -> Run:
     objective = stream_loss(
         net, beta=config.beta, states=config.task == "states", bf16=config.precision == "bf16"
     )  # fmt: skip
-    monitors = Monitors(net, batches)
+    coherence = None
+    if config.mu_every and table is not None:
+        probe = coherence_probe(config, views, net, table, device, seed)
+        coherence = functools.partial(coherence_after, views, probe, batches)
+    monitors = Monitors(net, batches, coherence, every=config.mu_every, epochs=config.epochs, leads=world.leads)
     return Run(
         model=net,
         batches=batches,  # type: ignore[arg-type]
@@ -283,29 +289,75 @@ def _said(views: StreamViews, batches: StreamBatches) -> list[str]:
     ]
 
 
-class Monitors:
-    """The end of an epoch: gamma, and the share of ends with an earlier event of theirs in the batch."""
+def coherence_probe(
+    config: PRESConfig, views: StreamViews, net: TemporalNet, table: Memory, device: torch.device, seed: int
+) -> Probe:
+    """What measures the coherence of a memory, on any events of the stream."""
+    events = views.events
+    whole = views.csr(torch.arange(events.num_events), directed=events.directed)
+    apart = Sampler(events, whole, config.fanouts(), see="apart", how=config.neighbors)
+    drawn = Negatives.of(events, "random", 1, seed=seed, train_end=views.val, exclude=config.exclude)
+    return Probe(net, table, apart, drawn, device, config.task == "states", seed)
 
-    def __init__(self, net: TemporalNet, batches: StreamBatches) -> None:
-        self.net, self.batches = net, batches
+
+def coherence_after(views: StreamViews, probe: Probe, batches: StreamBatches) -> Coherence:
+    """The coherence of what training left, in batches of its mean size, on the first validation events.
+
+    Of an epoch's memory nothing is left but its end, and it knows the events of training; the next ones are the first
+    that it does not. As many whole batches as ``SAMPLE`` holds, and one at least.
+    """
+    size = max(1, round(batches.numbers.numel() / len(batches)))
+    end = min(views.test, views.val + max(1, SAMPLE // size) * size)
+    with probe.table.alone():
+        return probe(torch.arange(views.val, end), [size])[size]
+
+
+class Monitors:
+    """The end of an epoch: gamma, pending events and, every so many epochs, the memory's coherence.
+
+    Args:
+        net: the network.
+        batches: of training.
+        coherence: measures it, changing nothing; None where it is not asked for.
+        every: epochs between two measurements; the last one is measured in any case.
+        epochs: in all.
+        leads: whether this rank's measures are recorded.
+    """
+
+    def __init__(
+        self, net: TemporalNet, batches: StreamBatches, coherence: Callable[[], Coherence] | None = None, *,
+        every: int = 0, epochs: int = 0, leads: bool = True,
+    ) -> None:  # fmt: skip
+        self.net, self.batches, self.coherence, self.every, self.epochs = net, batches, coherence, every, epochs
+        self.leads = leads
         self._share: float | None = None
 
     def __call__(self, scored: bool) -> dict[str, float]:
-        """``pending``, and ``gamma`` where memories are corrected."""
+        """``pending``, the share of ends with an earlier event of theirs in the batch; ``gamma``, where memories are
+        corrected; ``coherence_mu``, ``_low`` and ``_least`` (``stream_coherence``) where they are measured.
+        """
         if self._share is None:
-            self._share = pending_share(self.batches)
+            self._share = pending_share(self.batches.sampler.events, self.batches.numbers, self.batches.starts)
         measures = {"pending": self._share}
         if isinstance(self.net.correction, Correction):
             measures["gamma"] = float(torch.as_tensor(self.net.correction.gamma).detach())
+        epoch = self.batches.last + 1
+        if self.coherence is not None and self.leads and (epoch % self.every == 0 or epoch == self.epochs):
+            found = self.coherence()
+            measures |= {"coherence_mu": found.mu, "coherence_low": found.low, "coherence_least": found.least}
         return measures
 
 
-def pending_share(batches: StreamBatches) -> float:
-    """Share of the ends of events that have an earlier event of theirs in the same batch (PRES, definition 2)."""
-    events = batches.sampler.events
+def pending_share(events: Events, numbers: Tensor, starts: Tensor) -> float:
+    """Share of the ends of events that have an earlier event of theirs in the same batch (PRES, definition 2).
+
+    Args:
+        numbers: [m] events in the order of training.
+        starts: [batches + 1] places where batches begin.
+    """
     last = np.full(events.num_nodes, -1, dtype=np.int32)  # the batch in which a node was met last
-    arrays = (events.src.numpy(), events.dst.numpy(), batches.numbers.numpy(), batches.starts.numpy(), last)
-    return float(_pending_ends(*arrays) / max(1, 2 * batches.numbers.numel()))
+    arrays = (events.src.numpy(), events.dst.numpy(), numbers.numpy(), starts.numpy(), last)
+    return float(_pending_ends(*arrays) / max(1, 2 * numbers.numel()))
 
 
 @njit(nogil=True, cache=True)

@@ -110,7 +110,7 @@ class StreamScores:
             moved = batch.to(self.device)
             parts = {} if self.table is None else self.table.parts(batch.n_id)
             found = self.net(parts, moved)
-            logits = scored(self.net, found, moved, states=self.states > 0)
+            logits = scored(self.net, found.roots, moved, states=self.states > 0)
             yield batch.numbers, tuple(part.float().cpu() for part in logits)
             if self.table is not None:
                 for write in writes_of(moved, found).values():

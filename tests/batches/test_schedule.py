@@ -8,7 +8,7 @@ import pytest
 import torch
 from streams import small
 
-from graphscale.batches.schedule import by_count, by_dependence, by_node, by_window, scheduled
+from graphscale.batches.schedule import by_count, by_dependence, by_node, by_window, latest_earlier, scheduled
 from graphscale.errors import InputError
 
 
@@ -71,3 +71,12 @@ def test_schedules_of_some_events_name_those():
         order, starts = scheduled(events, numbers, cut=cut, size=7, window=5.0)
         assert sorted(order.tolist()) == numbers.tolist()
         assert starts[0] == 0 and starts[-1] == 30
+
+
+def test_the_latest_earlier_event_that_shares_an_end():
+    events = small(num_events=200, nodes=30)
+    met, expected = {}, []
+    for e, (u, v) in enumerate(zip(events.src.tolist(), events.dst.tolist(), strict=True)):
+        expected.append(max(met.get(u, -1), met.get(v, -1)))
+        met[u] = met[v] = e
+    assert latest_earlier(events.src, events.dst, events.num_nodes).tolist() == expected

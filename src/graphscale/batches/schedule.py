@@ -71,6 +71,23 @@ def _capped(
     return np.array(starts)
 
 
+def latest_earlier(src: Tensor, dst: Tensor, num_nodes: int) -> Tensor:
+    """[m] place of the latest earlier event that shares an end with each, -1 where there is none.
+
+    An event has a pending one (PRES, definition 2) in a batch that begins there or before.
+    """
+    return torch.from_numpy(_earlier(src.numpy(), dst.numpy(), np.full(num_nodes, -1, dtype=np.int64)))
+
+
+@njit(nogil=True, cache=True)
+def _earlier(src: NDArray[Any], dst: NDArray[Any], last: NDArray[Any]) -> NDArray[Any]:
+    earlier = np.empty(len(src), dtype=np.int64)
+    for e in range(len(src)):
+        earlier[e] = max(last[src[e]], last[dst[e]])
+        last[src[e]] = last[dst[e]] = e
+    return earlier
+
+
 def by_node(src: Tensor, dst: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
     """JODIE's t-batches: (order [m], starts): a node occurs once a batch, and its events in their order.
 

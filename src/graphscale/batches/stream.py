@@ -3,7 +3,8 @@
 b events of a batch, r root queries, n nodes whose memory is needed. A query is a node at a moment, given as the
 number of events that it may see. With ``lag`` all queries of a batch see what came before the batch: nodes are
 queried once however often they occur. With ``fresh`` an event sees the events before itself, those of its batch
-too; their ends' memory is that of before the batch in either case.
+too; their ends' memory is that of before the batch in either case. ``apart`` is ``lag`` in batches of one event, side
+by side: no two events share a query, so a sum of their losses has the gradient of each.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from graphscale.kernels.distinct import Distinct
 from graphscale.kernels.temporal import TemporalCsr, recent, uniform
 from graphscale.world import World
 
-See = Literal["lag", "fresh"]
+See = Literal["lag", "fresh", "apart"]
 How = Literal["recent", "uniform"]
 MEMORY = "memory"  # the table's name
 
@@ -201,8 +202,8 @@ class Sampler:
             wider, place = self._distinct(torch.cat([nodes, other]))
             place, later = place[nodes.numel() :], stamps[:1].expand(wider.numel())
         else:
-            # With lag the other end is seen at the query's moment; else as it was just before the event.
-            theirs = stamps.repeat_interleave(count) if self.see == "lag" else number
+            # Seen fresh the other end is as it was just before the event; else at the query's moment.
+            theirs = number if self.see == "fresh" else stamps.repeat_interleave(count)
             wider, later, place = self._wider(nodes, stamps, other, theirs, times.span)
         indptr = torch.nn.functional.pad(count.cumsum(0), (1, 0)).int()
         block = Csr(indptr, place.int(), None, wider.numel())
@@ -258,6 +259,7 @@ class StreamBatches:
     ) -> None:  # fmt: skip
         self.sampler, self.numbers, self.starts, self.negatives = sampler, numbers, starts, negatives
         self.seed, self.world = seed, world or World()
+        self.last = -1  # index of the epoch that was made last
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -265,6 +267,7 @@ class StreamBatches:
 
     def epoch(self, index: int, start: int = 0) -> Iterator[EventBatch]:
         """This rank's batches ``start``.. of an epoch; a rank without an event of a batch gets one that is padding."""
+        self.last = index
         drawn = replace(self.negatives, seed=rng.derive(rng.SAMPLE, self.seed, index))
         for position in range(start, len(self)):
             yield self._batch(drawn, index, position)

@@ -227,13 +227,21 @@ class TemporalNet(nn.Module):
         self.decoder = Pairs(dim)
         self.states = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, states)) if states else None
 
-    def remembered(self, parts: Params) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Memories [n, d] with what is pending taken in, and those of nodes with something pending, before and after.
-
-        None without a memory.
-        """
+    def forward(self, parts: Params, batch: EventBatch) -> Embedded:
+        """A pass over a batch."""
+        memory = before = after = None
         if self.update is None:
-            return None, None, None
+            h = torch.zeros(batch.n_id.numel(), self.dim, device=batch.idle.device)
+        else:
+            memory, before, after = self.remembered(parts)
+            h = memory
+        if batch.place.numel() != batch.n_id.numel():  # some nodes are queried at several moments
+            h = F.embedding(batch.place, h)
+        return Embedded(self.embedded(h, batch), memory, before, after)
+
+    def remembered(self, parts: Params) -> tuple[Tensor, Tensor, Tensor]:
+        """(Memories [n, d] with what was pending taken in; those of the u nodes that took in, before; and after)."""
+        assert self.update is not None
         memory = parts["state"]
         nodes, after = self.update(parts)
         before = memory[nodes]
@@ -241,12 +249,8 @@ class TemporalNet(nn.Module):
             after = self.correction(parts, nodes, before, after)
         return memory.index_copy(0, nodes, after.to(memory.dtype)), before, after
 
-    def forward(self, parts: Params, batch: EventBatch) -> Embedded:
-        """A pass over a batch."""
-        memory, before, after = self.remembered(parts)
-        h = torch.zeros(batch.n_id.numel(), self.dim, device=batch.idle.device) if memory is None else memory
-        if batch.place.numel() != batch.n_id.numel():  # some nodes are queried at several moments
-            h = F.embedding(batch.place, h)
+    def embedded(self, h: Tensor, batch: EventBatch) -> Tensor:
+        """Root queries [r, d] of the memories [q, d] of all queries."""
         for layer, hop in zip(self.layers, reversed(batch.hops), strict=True):
             h = layer(h, hop, self.time)
             if layer is not self.layers[-1]:
@@ -254,7 +258,7 @@ class TemporalNet(nn.Module):
         roots = h[: batch.num_roots]
         if self.projection is not None:
             roots = self.projection(roots, batch.idle)
-        return Embedded(roots, memory, before, after)
+        return roots
 
 
 class Correction(nn.Module):

@@ -62,12 +62,7 @@ def stream_loss(
             torch.autocast(batch.idle.device.type, torch.bfloat16, enabled=bf16),
         ):
             found, scores = functional_call(_Scored(net, states), _under(weights), (parts_of(params), batch))
-        if states:
-            assert batch.y is not None
-            loss = F.cross_entropy(scores[0].float(), batch.y, reduction="sum")
-        else:
-            pos, neg = (logits.float() for logits in scores)
-            loss = F.softplus(-pos).sum() + F.softplus(neg).mean(1).sum()
+        loss = loss_of(scores, batch, states=states)
         if beta and found.after is not None:
             loss = loss + batch.count * beta * incoherence(found.before, found.after.float())
         return Outcome(loss_sum=loss, count=batch.count, writes=writes_of(batch, found))
@@ -89,14 +84,23 @@ class _Scored(torch.nn.Module):
     def forward(self, parts: Params, batch: EventBatch) -> tuple[Embedded, tuple[Tensor, ...]]:
         """(What the pass gives, logits)."""
         found = self.net(parts, batch)
-        return found, scored(self.net, found, batch, states=self.states)
+        return found, scored(self.net, found.roots, batch, states=self.states)
 
 
-def scored(net: TemporalNet, found: Embedded, batch: EventBatch, *, states: bool) -> tuple[Tensor, ...]:
-    """Logits: [b, C] of states; or [b] of the events and [b, K] of their negatives."""
+def loss_of(scores: tuple[Tensor, ...], batch: EventBatch, *, states: bool) -> Tensor:
+    """[] the sum over a batch's events of their losses, of what ``scored`` gives."""
+    if states:
+        assert batch.y is not None
+        return F.cross_entropy(scores[0].float(), batch.y, reduction="sum")
+    pos, neg = (logits.float() for logits in scores)
+    return F.softplus(-pos).sum() + F.softplus(neg).mean(1).sum()
+
+
+def scored(net: TemporalNet, roots: Tensor, batch: EventBatch, *, states: bool) -> tuple[Tensor, ...]:
+    """Logits: [b, C] of states; or [b] of the events and [b, K] of their negatives, of embedded roots [r, d]."""
     if states:
         assert net.states is not None
-        return (net.states(F.embedding(batch.src, found.roots)),)
+        return (net.states(F.embedding(batch.src, roots)),)
     src = batch.src[:, None].expand(-1, 1 + batch.neg.shape[1])
-    logits = net.decoder(found.roots, src, torch.cat([batch.dst[:, None], batch.neg], dim=1))
+    logits = net.decoder(roots, src, torch.cat([batch.dst[:, None], batch.neg], dim=1))
     return logits[:, 0], logits[:, 1:]

@@ -9,6 +9,7 @@
 | correction, equation (8)                       | ``nn.temporal.Correction``              |
 | memory coherence as a penalty, equation (10)   | ``objectives.link.incoherence``         |
 | pending events, definition 2                   | ``stream_runs.pending_share``           |
+| memory coherence mu, equation (4), measured    | ``stream_coherence``                    |
 
 ``--gamma 1 --beta 0`` is the plain network, bit for bit. Where paper and code disagree ``tables.predictive`` says what
 is done; the corrected memory is what is embedded (figure 8; algorithm 2 embeds the uncorrected one, from which no
@@ -107,6 +108,9 @@ class PRESConfig(TrainConfig):
     eval_batch: int = 200
     """Events a batch in evaluation, whatever training's are: scores depend on it."""
 
+    mu_every: int = 0
+    """Epochs between two measurements of the memory's coherence mu; 0 measures none. Training is the same."""
+
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
         self.demand(("dim", "time_dim", "heads", "batch_size", "ranked", "eval_batch", "anchors"),
@@ -130,6 +134,9 @@ class PRESConfig(TrainConfig):
             )
         if self.model == "tgat" and (self.predicts() or self.beta):
             raise InputError("tgat has no memory to predict or to keep coherent. Leave out --gamma and --beta.")
+        self.demand(("mu_every",), lambda v: v >= 0, "cannot be negative")
+        if self.model == "tgat" and self.mu_every:
+            raise InputError("tgat has no memory whose coherence could be measured. Leave --mu-every out.")
         if self.model in ("apan", "tgat") and self.update:
             raise InputError(f"{self.model} takes in no messages by a {self.update}. Leave --update out.")
         self.weight()
