@@ -46,7 +46,16 @@ def outside(*command: str, **environment: str) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["list"], ["train", "--help"], ["train", "cluster_gcn", "--help"], ["show", "cluster_gcn"]]
+    "argv",
+    [
+        ["--help"],
+        ["list"],
+        ["train", "--help"],
+        ["train", "cluster_gcn", "--help"],
+        ["show", "cluster_gcn"],
+        ["advise", "--help"],
+        ["advise", "pres", "--help"],
+    ],
 )
 def test_help_imports_neither_torch_nor_pyg(argv):
     program = f"""
@@ -72,7 +81,7 @@ def test_help_names_every_command(run):
     code, out, err = run("--help")
     assert code == 0
     assert err == ""
-    for command in ("list", "show", "train", "evaluate"):
+    for command in ("list", "show", "train", "advise", "evaluate"):
         assert command in out
 
 

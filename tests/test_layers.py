@@ -20,7 +20,8 @@ LAYERS = tuple(
     stream_baselines stream_coherence stream_runs
     recipes
     folder profiling
-    console prediction launch orphan interrupt settings places progress session outputs preparing api tools cli __main__
+    console prediction launch orphan interrupt settings places progress session outputs preparing \
+    advising api tools cli __main__
     """.strip().splitlines()
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

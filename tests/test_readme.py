@@ -56,7 +56,7 @@ def test_commands_parse(line, tmp_path, monkeypatch, capsys):
         assert main(argv) == 2  # there is no runs/X; tests/laws/test_resume.py resumes what is
         assert "runs/X" in capsys.readouterr().err
         return
-    if argv[0] == "train":  # `show` resolves the same flags without training
+    if argv[0] in ("train", "advise"):  # `show` resolves the same flags without training
         argv[0] = "show"
     assert main(argv) == 0
     assert capsys.readouterr().out

@@ -55,6 +55,11 @@ def show(recipe: Annotated[str, tyro.conf.Positional], /) -> int:
     return train(recipe)
 
 
+def advise(recipe: Annotated[str, tyro.conf.Positional], /) -> int:
+    """Advise on the size of batches: graphscale advise pres --data D, with the same flags as train, --json too."""
+    return train(recipe)
+
+
 def evaluate(
     run: Annotated[Path, tyro.conf.Positional],
     /,
@@ -117,6 +122,23 @@ def _launch(recipe: str, config: TrainConfig, argv: Sequence[str]) -> int:
     place = [] if config.out is not None else ["--out", str(out)]
     again = f"What was saved is in {out}: graphscale train {recipe} --resume --out {out} --nproc {config.nproc}"
     return launch.launch(config.nproc, ["train", recipe, *argv, *place], advice=again, restarts=config.restarts)
+
+
+def _advise(config: Any, notes: list[str]) -> int:
+    from rich.console import Console as Rich
+
+    from graphscale import advising, folder
+
+    for note in notes:
+        print(note, file=sys.stderr)
+    advice = advising.advise(config)
+    if config.json:
+        print(folder.dumps(advice.plain()))
+        return 0
+    Rich().print(advising.table_of(advice))
+    print(advising.legend(advice))
+    print(f"--batch-size {advice.batch_size}: {advice.reason}")
+    return 0
 
 
 def _show(recipe: str, config: TrainConfig, notes: list[str]) -> int:
@@ -210,15 +232,18 @@ def _dispatch(argv: Sequence[str]) -> int:
     if argv[:1] == ["--version"]:
         print(__version__)
         return 0
-    if argv[:1] in (["train"], ["show"]) and argv[1:2] not in (["-h"], ["--help"]):
+    if argv[:1] in (["train"], ["show"], ["advise"]) and argv[1:2] not in (["-h"], ["--help"]):
         recipe = _recipe(argv)
         config, notes = resolve(recipe, argv[2:], f"{PROGRAM} {argv[0]}")
+        if argv[0] == "advise":
+            return _advise(config, notes)
         return _train(recipe, config, notes, argv[2:]) if argv[0] == "train" else _show(recipe, config, notes)
     # tyro calls what it is given; a command runs after the parsing, outside its treatment of errors.
     commands: dict[str, Callable[..., int]] = {
         "list": list_names,
         "show": show,
         "train": train,
+        "advise": advise,
         "evaluate": evaluate,
         "prepare": tools.prepare,
         "prepare-events": tools.prepare_events,
@@ -241,9 +266,14 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 
 def _recipe(argv: Sequence[str]) -> str:
-    """The recipe of train or show: it stands before all flags, because it decides which there are."""
+    """The recipe of train, show or advise: it stands before all flags, because it decides which there are."""
     name = argv[1] if len(argv) > 1 else "-"
     if name in catalog.RECIPES:
+        if argv[0] == "advise" and name != "pres":
+            raise InputError(
+                f"there is no advice for {name}: it is on how many events of a stream make a batch, and only pres has"
+                f" streams. Use graphscale advise pres, or see graphscale show {name}."
+            )
         return name
     fact = f"{argv[0]} needs a recipe before all flags" if name.startswith("-") else f"no recipe '{name}'"
     raise InputError(f"{fact}. There are: {', '.join(catalog.RECIPES)} (graphscale list).")
