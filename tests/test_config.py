@@ -11,7 +11,7 @@ from graphscale.config import TrainConfig, checked, plain
 from graphscale.errors import InputError
 from graphscale.presets import PRESETS
 from graphscale.recipes.cluster_gcn import ClusterGCNConfig
-from graphscale.settings import recipe_of
+from graphscale.settings import configure, recipe_of
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,21 @@ def test_presets_are_sound():
             kind = recipe_of(recipe).Config
             config = kind(**checked(kind, known.settings, known.name))
             assert config.preset is None  # the command line fills that in
+
+
+def test_a_stream_s_data_chooses_plain_tgn_and_pres_has_four_times_its_batch():
+    known = {preset.name: preset for preset in PRESETS["pres"]}
+    for data, name in (("wikipedia_edges", "wikipedia"), ("collegemsg", "collegemsg"), ("ml-100k", "ml-100k")):
+        plain = configure("pres", data=data)
+        assert (plain.preset, plain.model, plain.gamma, plain.beta) == (name, "tgn", "1", 0.0)
+        for model, tag in (("tgn", ""), ("jodie", "-jodie"), ("apan", "-apan")):
+            bare, pres = (configure("pres", preset=f"{name}{tag}{end}") for end in ("", "-pres"))
+            assert bare.model == pres.model == model and bare.data == pres.data == data
+            assert pres.batch_size == 4 * bare.batch_size and pres.predicts() and pres.beta > 0
+            assert not bare.predicts() and (bare.epochs, bare.new) == (pres.epochs, pres.new)
+    measured = [name for name, preset in known.items() if preset.expected.startswith("test AP")]
+    assert all("seed" in known[name].expected for name in measured)  # no figure without how often it was taken
+    assert all("not measured" in preset.expected for name, preset in known.items() if name not in measured)
 
 
 def test_presets_by_name_and_by_data():
