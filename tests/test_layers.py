@@ -11,17 +11,17 @@ ROOT = Path(graphscale.__file__).parent
 LAYERS = tuple(
     line.split()
     for line in """
-    errors config presets catalog rng heap probe mapped scratch csr edge_view feature_view soundness graph events \
+    errors config presets catalog rng heap probe mapped scratch csr edge_view feature_view soundness graph events growing \
     batch table step world sharding kernels reach
     partitioning store data
     batches tables nn width
     objectives sync metrics checkpoint profile
-    run loop evaluation histories nodes node_runs seeing gist_runs testing stream_scores \
+    run loop evaluation histories nodes node_runs seeing gist_advice gist_outputs gist_runs testing stream_scores \
     stream_baselines stream_coherence stream_runs
     recipes
     folder profiling
     console prediction launch orphan interrupt settings places progress session outputs preparing \
-    advising api tools cli __main__
+    advising online api tools cli __main__
     """.strip().splitlines()
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

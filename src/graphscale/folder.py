@@ -197,13 +197,16 @@ class RunFolder:
         kept = {file.stem for file in self.checkpoints.glob("epoch-*.pt")}
         for folder in self.checkpoints.glob("epoch-*.step-*"):  # what no rank holds whole, by the file it belongs to
             stem = folder.name.partition(".")[0]
+            if folder.name == log.best_shards:
+                continue
             if stem not in kept or (stem == f"epoch-{log.epochs:06d}" and folder.name != state["shards"]):
                 shutil.rmtree(folder)
 
     def save_best(self, log: Log, run: Run) -> None:
         """The weights of the best epoch, where they are not yet saved."""
         if log.best_epoch > self._best_saved:
-            best = {"epoch": log.best_epoch, "model": log.best_state, "tables": log.best_tables, **run.keeps}
+            kept = {"model": log.best_state, "shards": log.best_shards, "tables": log.best_tables}
+            best = {"epoch": log.best_epoch, **kept, **run.keeps}
             checkpoint.save(self.checkpoints / "best.pt", best)
             self._best_saved = log.best_epoch
 
@@ -218,6 +221,17 @@ def _forget_after(metrics: Path, epochs: int) -> None:
     if metrics.is_file():
         lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         checkpoint.write_aside(metrics, "".join(lines[:epochs]).encode())
+
+
+def best(file: Path) -> dict[str, Any]:
+    """A run's best weights, and ``beside``: the folder of those that no rank held whole, where there are any.
+
+    Raises:
+        InputError: where the file is missing, damaged or of something else.
+    """
+    state = checkpoint.load(file, needs=("epoch", "model"))
+    shards = state.get("shards")
+    return {**state, "beside": file.parent / shards if shards else None}
 
 
 def restore(path: Path, run: Run) -> Log:

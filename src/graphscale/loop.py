@@ -116,6 +116,7 @@ class Log:
     best_epoch: int = 0  # from 1; 0 before the first evaluation
     best: Scores = field(default_factory=dict)
     best_state: dict[str, Tensor] = field(default_factory=dict)
+    best_shards: str = ""  # the folder of its weights, where no rank holds them all
     best_tables: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # those that are part of the model
     final: Scores = field(default_factory=dict)
     measures: Mapping[str, float] = field(default_factory=dict)  # of the last epoch that has them all
@@ -255,7 +256,8 @@ def _score(run: Run, log: Log, epoch: int, clock: Clock) -> Scores:
     log.final = scores
     if log.improves(run.monitor, scores):
         log.best_epoch, log.best = epoch + 1, scores
-        state = run.model.state_dict()  # on meta where no rank holds the whole model: its shards are saved apart
+        state = run.model.state_dict()  # on meta where no rank holds the whole model: its shards are saved next
+        log.best_shards = ""
         log.best_state = {name: value.detach().clone() for name, value in state.items() if not value.is_meta}
         log.best_tables = {
             name: {part: scratch.copied(value) for part, value in table.state_dict().items()}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from graphscale.batch import Batch, Batches
     from graphscale.data.transform import Views
     from graphscale.graph import Graph
+    from graphscale.nn.exact import Outputs
     from graphscale.nn.stock import Feed
     from graphscale.run import Run, Scores
     from graphscale.step import Objective
@@ -31,6 +32,13 @@ def restored(config: NodeConfig, state: Mapping[str, Any]) -> tuple[nn.Module, F
     from graphscale import nodes
 
     return nodes.restored(config, state)
+
+
+def predicted(config: NodeConfig, state: Mapping[str, Any], *, hidden: bool) -> tuple[Outputs, Graph]:
+    """What a checkpoint says of every node of ``config.data``, and that graph."""
+    from graphscale import nodes
+
+    return nodes.predicted(config, state, hidden=hidden)
 
 
 def scores(config: NodeConfig, state: Mapping[str, Any]) -> Scores:

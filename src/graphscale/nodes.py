@@ -17,6 +17,7 @@ from graphscale.errors import InputError
 from graphscale.evaluation import Exact
 from graphscale.graph import Graph
 from graphscale.nn import named
+from graphscale.nn.exact import Outputs, outputs
 from graphscale.nn.static import ClusterGCN, precompute
 from graphscale.nn.stock import Feed
 from graphscale.partitioning import Method, partition
@@ -217,19 +218,30 @@ def restored(config: NodeConfig, state: Mapping[str, Any]) -> tuple[nn.Module, F
     return model, feed, views
 
 
-def load(model: nn.Module, weights: Mapping[str, Any], config: NodeConfig) -> None:
-    """Give a model the weights of a checkpoint.
+def load(model: nn.Module, weights: Mapping[str, Any], config: NodeConfig, *, assign: bool = False) -> None:
+    """Give a model the weights of a checkpoint: a copy, or with ``assign`` the tensors themselves.
 
     Raises:
         InputError: where they are of another model.
     """
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=assign)
     except RuntimeError as error:
         raise InputError(
             f"the checkpoint does not fit {config.model} on {config.data}: {str(error).splitlines()[-1].strip()}"
             " Give data with the features and edge attributes that the model was trained on."
         ) from error
+
+
+def predicted(config: NodeConfig, state: Mapping[str, Any], *, hidden: bool) -> tuple[Outputs, Graph]:
+    """(What a checkpoint says of every node of ``config.data``, that graph); with the last hidden layer, if asked.
+
+    Raises:
+        InputError: as ``restored``.
+    """
+    model, feed, views = restored(config, state)
+    device = device_of(config.device)
+    return outputs(model.to(device), feed, views.whole, device, hidden=hidden), views.whole
 
 
 def scores(config: NodeConfig, state: Mapping[str, Any]) -> Scores:

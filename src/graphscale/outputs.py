@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from graphscale import checkpoint, prediction
+from graphscale import folder, prediction
 from graphscale.config import Device, TrainConfig, plain
 from graphscale.errors import InputError
 from graphscale.places import stored
-from graphscale.run import device_of
 from graphscale.settings import recipe_of
+from graphscale.width import store
 
 
 def _best(run: Path) -> tuple[str, Any, TrainConfig, dict[str, Any]]:
@@ -25,7 +26,7 @@ def _best(run: Path) -> tuple[str, Any, TrainConfig, dict[str, Any]]:
     recipe, config = stored(run)
     if config.seeds > 1:
         raise InputError(f"{run} holds {config.seeds} runs. Give one of them, such as {run / f'seed-{config.seed}'}.")
-    state = checkpoint.load(run / "checkpoints" / "best.pt", needs=("epoch", "model"))
+    state = folder.best(run / "checkpoints" / "best.pt")
     return recipe, recipe_of(recipe), config, state
 
 
@@ -57,7 +58,7 @@ def export(run: Path, to: Path) -> int:
     to.parent.mkdir(parents=True, exist_ok=True)
     aside = to.with_name(f".{to.name}.part")
     metadata = {"recipe": recipe, "config": json.dumps(plain(config)), "epoch": str(state["epoch"])}
-    weights = {name: value.contiguous() for name, value in state["model"].items()}
+    weights = {name: value.contiguous() for name, value in store.weights(state).items()}
     save_file(weights, aside, metadata)
     with open(aside, "rb") as file:
         os.fsync(file.fileno())
@@ -87,6 +88,4 @@ def predict(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     config = replace(config, data=data or config.data, device=device or config.device)
-    model, feed, views = module.restored(config, state)
-    place = device_of(config.device)
-    return prediction.write(to, model.to(place), feed, views.whole, device=place, embeddings=embeddings)
+    return prediction.write(to, partial(module.predicted, config, state, hidden=embeddings), embeddings=embeddings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -10,13 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pa_parquet
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphscale.errors import InputError
 from graphscale.graph import Graph
-from graphscale.nn.exact import outputs
-from graphscale.nn.stock import Feed
+from graphscale.nn.exact import Outputs
 
 
 class Written(NamedTuple):
@@ -26,29 +25,28 @@ class Written(NamedTuple):
     note: str
 
 
-_TILE = 65536
+_TILE, _NUMBERS = 65536, 1 << 25  # rows, and numbers of embeddings, that are written at a time
 
 
-def write(
-    path: Path, model: nn.Module, feed: Feed | None, graph: Graph, *, device: torch.device, embeddings: bool
-) -> Written:
+def write(path: Path, predict: Callable[[], tuple[Outputs, Graph]], *, embeddings: bool) -> Written:
     """Predict every node and write rows in the order of the caller's ids.
 
     Columns: ``node``; ``predicted`` (the likeliest class, or the list of labels above one half);
     ``probability`` (a list over classes); with ``embeddings``, ``embedding``: the last hidden layer.
     """
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as work:
-        logits, hidden, note = outputs(model, feed, graph, device, hidden=embeddings)
+        (logits, hidden, note), graph = predict()
         if embeddings and hidden is None:
             raise InputError(
-                f"{type(model).__name__} has no hidden layer before one that sends messages: there are no embeddings to"
-                " write. Leave out --embeddings."
+                "the model has no hidden layer before one that sends messages: there are no embeddings to write. Leave"
+                " out --embeddings."
             )
         order = graph.node_id.argsort()
         aside = Path(work) / "rows"
+        tile = _TILE if hidden is None else max(1, min(_TILE, _NUMBERS // hidden.shape[1]))
         with pa_parquet.ParquetWriter(aside, _schema(graph, hidden)) as out:
-            for start in range(0, graph.num_nodes, _TILE):
-                rows = order[start : start + _TILE]
+            for start in range(0, graph.num_nodes, tile):
+                rows = order[start : start + tile]
                 out.write_table(_table(graph, rows, logits[rows], None if hidden is None else hidden[rows]))
         with open(aside, "rb") as file:
             os.fsync(file.fileno())

@@ -41,6 +41,7 @@ class Run:
     keeps: Mapping[str, Any] = field(default_factory=dict)  # what a checkpoint needs besides weights
     notes: tuple[str, ...] = ()
     prefetch: int = 0  # batches made ahead by a thread
+    in_shards: bool = False  # no rank holds the model: its best weights are saved when they are scored, or are gone
 
 
 def check(run: Run) -> None:

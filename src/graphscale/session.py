@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from graphscale import checkpoint, folder, heap, launch, probe
+from graphscale import folder, heap, launch, probe
 from graphscale.config import Device, TrainConfig, plain
 from graphscale.console import Console
 from graphscale.errors import DivergenceError, InputError
@@ -150,7 +150,10 @@ class _Session:
         def save() -> None:
             nonlocal saved, saved_steps
             with clock.stage("checkpoint"):
-                state = {**folder.gathered(log, run), "shards": folder.save_shards(place, log, run)}
+                shards = folder.save_shards(place, log, run)
+                if run.in_shards and log.best_epoch == log.epochs and not log.best_shards:
+                    log.best_shards = shards
+                state = {**folder.gathered(log, run), "shards": shards}
                 if store is not None:
                     store.save(log, run, state)
             saved, saved_steps = time.monotonic(), log.steps
@@ -178,7 +181,7 @@ class _Session:
             if store is not None:
                 store.record(record)
             self.console.epoch(run, record)
-            if log.epochs % config.save_every == 0:
+            if log.epochs % config.save_every == 0 or (run.in_shards and log.best_epoch == log.epochs):
                 save()
 
         try:
@@ -279,7 +282,7 @@ def evaluate(path: str | Path, *, data: str | None = None, device: Device | None
     best = [place / "checkpoints" / "best.pt" for place in places]
     results = []
     for file in [file for file in best if file.is_file()] or best[:1]:
-        state = checkpoint.load(file, needs=("epoch", "model"))
+        state = folder.best(file)
         scores = module.scores(config, state)
         results.append({"epoch": state["epoch"], **{split: dict(values) for split, values in scores.items()}})
     common: dict[str, Any] = {"recipe": recipe, "data": config.data}

@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import StorageMeta
 
+from graphscale import scratch
 from graphscale.world import World
 
 _SUMS = "checksums.json"
@@ -88,6 +89,25 @@ def load(parts: dict[str, Tensor], folder: Path, everybody: World) -> None:
             dcp.load(parts, storage_reader=_Reader(str(folder)))  # type: ignore[attr-defined]
     except (CheckpointException, Exception) as error:  # its errors are of many kinds
         raise RuntimeError(f"{folder.name} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def read(folder: Path, stem: str, *, leaves: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``stem``, whole, by the rest of their names; large ones are pages of files.
+
+    Args:
+        leaves: beginnings of the rest, of what is not read.
+
+    Raises:
+        RuntimeError: where it is damaged or missing.
+    """
+    try:
+        there = _Reader(str(folder)).read_metadata().state_dict_metadata
+    except Exception as error:  # its errors are of many kinds
+        raise RuntimeError(f"{folder.name} cannot be read ({type(error).__name__}: {error})") from error
+    names = [name for name in there if name.startswith(stem) and not name.removeprefix(stem).startswith(leaves)]
+    parts = {name: scratch.empty(*there[name].size, dtype=there[name].properties.dtype) for name in names}
+    load(parts, folder, World())
+    return {name.removeprefix(stem): tensor for name, tensor in parts.items()}
 
 
 def _cause(failure: Any) -> Any:

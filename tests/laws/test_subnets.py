@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from subnetwork import DIMS, GRAPH, LR, batches, build, composed, fed, initial, mixed_ranks, ranks, trained
 from torch.distributed.checkpoint import FileSystemReader
 
-from graphscale import gist_runs
+from graphscale import gist_advice
 from graphscale.errors import InputError
 from graphscale.loop import train_step
 from graphscale.nn.stock import Feed
@@ -221,7 +221,7 @@ def test_bytes_between_processes_are_those_that_were_said(tmp_path, size, carry)
     settings = {"carry": carry, "every": 1}
     sent, _ = spawned(tmp_path, size, [("bytes", 40, 0, None, None, settings)])["bytes"]["sent"]
     run = composed(World(), **settings)
-    said = gist_runs.round_bytes(run.sync.shards.spec, 4, size)
+    said = gist_advice.round_bytes(run.sync.shards.spec, 4, size)
     assert sent / 40 == pytest.approx(said, rel=0.05)
 
 

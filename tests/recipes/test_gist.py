@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import pyarrow.parquet as parquet
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from graphscale import InputError, configure, session
+from graphscale import InputError, checkpoint, configure, load, scratch, session
 from graphscale.cli import main
+from graphscale.data import static
 from graphscale.data.transform import Views
+from graphscale.nn.splice import last_input
+from graphscale.nn.stock import Feed
 from graphscale.recipes import gist
 from graphscale.recipes.gist import GISTConfig
+from graphscale.width import columns
 from graphscale.width.plan import coverage
 
 SETTINGS = {
@@ -53,8 +60,60 @@ def test_columns_score_as_the_whole(tmp_path):
     # Their first weights are drawn otherwise, so only what they say of one model can be compared: see width/columns.
     assert lines[0]["parameters"] == whole["parameters"]
     assert lines[0]["test"].keys() == whole["test"].keys()
-    with pytest.raises(InputError, match="does not hold the whole model"):
-        session.evaluate(tmp_path / "columns")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"batch_norm": True, "setting": "inductive"}, {"model": "gcn", "carry": True, "logit_scale": "1/m"}],
+    ids=["sage", "inductive, batch norm", "gcn, carried, scaled"],
+)
+def test_a_run_that_nobody_held_whole_is_scored_predicted_and_exported_at_its_best(tmp_path, settings, monkeypatch):
+    """The best epoch's weights, though later epochs were saved: all are those of one model, which ``load`` gives."""
+    run = tmp_path / "run"
+    result = trained(run, **{"evaluate": "columns", "epochs": 20, "every": 3, "lr": 0.1, "keep": 1, **settings})
+    assert result["best_epoch"] < 20, "the last epoch's shards alone would do"
+    assert len(list(run.glob("checkpoints/epoch-*.step-*"))) == 2, "the last ones and the best"
+    monkeypatch.setattr(scratch, "_IN_MEMORY", 64)  # all weights are pages of files
+    monkeypatch.setattr(columns, "_TILE", 50)
+    assert session.evaluate(run)["test"] == pytest.approx(result["test"])
+    elsewhere = session.evaluate(run, data="planted:300")
+    assert elsewhere["epoch"] == result["best_epoch"]
+
+    assert main(["predict", str(run), "--to", str(tmp_path / "p.parquet"), "--embeddings"]) == 0
+    rows = parquet.read_table(tmp_path / "p.parquet")
+    graph = static.load("planted:400")
+    right = torch.tensor(rows["predicted"].to_pylist()) == graph.y
+    assert float(right[graph.masks["test"]].float().mean()) == pytest.approx(result["test"]["accuracy"])
+
+    model, seen = load(run), gist.read(configure("gist", **{**SETTINGS, **settings})).whole
+    with torch.no_grad(), last_input(model) as last:
+        logits = Feed("edge_index", False, False)(model, seen.x, seen.adj, None)
+    probability = torch.tensor(rows["probability"].to_pylist())
+    torch.testing.assert_close(logits.softmax(1), probability, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(last[-1], torch.tensor(rows["embedding"].to_pylist()), rtol=1e-3, atol=1e-4)
+
+    assert main(["export", str(run), "--to", str(tmp_path / "m.safetensors")]) == 0
+    written = load_file(tmp_path / "m.safetensors")
+    assert written.keys() == model.state_dict().keys()
+    assert all(torch.equal(written[name], value) for name, value in model.state_dict().items())
+
+
+def test_shards_that_are_gone_or_of_other_features_are_an_error_in_words(tmp_path, capsys):
+    run = tmp_path / "run"
+    trained(run, evaluate="columns", epochs=2)
+    assert main(["evaluate", str(run), "--data", "cora"]) == 2
+    assert "Give data with the features" in capsys.readouterr().err
+    for folder in (run / "checkpoints").glob("epoch-*.step-*"):
+        shutil.rmtree(folder)
+    for command in (["evaluate"], ["predict", "--to", str(tmp_path / "p")], ["export", "--to", str(tmp_path / "m")]):
+        assert main([command[0], str(run), *command[1:]]) == 2
+        assert "the weights of the best epoch cannot be read" in capsys.readouterr().err
+    best = run / "checkpoints" / "best.pt"
+    checkpoint.save(best, {**checkpoint.load(best), "model": {}, "shards": ""})  # as earlier versions wrote it
+    for command in (["evaluate"], ["predict", "--to", str(tmp_path / "p")], ["export", "--to", str(tmp_path / "m")]):
+        assert main([command[0], str(run), *command[1:]]) == 2
+        assert "by an earlier version, which kept no weights" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists() and not (tmp_path / "p").exists()
 
 
 @pytest.mark.parametrize("evaluate", ["whole", "columns"])

@@ -38,17 +38,19 @@ def test_statistics_are_those_of_a_pass_over_the_graph():
 
 
 @pytest.mark.parametrize("kind", ["gcn", "sage", "gin"])
-def test_columns_find_the_same_statistics(kind, monkeypatch):
+@pytest.mark.parametrize("scored", ["what it trains on", "a larger graph"])
+def test_columns_find_the_same_statistics(kind, scored, monkeypatch):
     monkeypatch.setattr(columns, "_TILE", 7)
     graph = random_graph()
+    other = random_graph(90) if scored == "a larger graph" else graph  # whose nodes must not move the statistics
     build = made(kind, graph)
     model = build(DIMS).eval()
     feed = Feed("edge_index", False, False)
     spec = infer(build, DIMS, call=lambda m: feed(m, graph.x, graph.adj, None))
     shards = store.cut(spec, World(), model.state_dict())
     calibrate(model, feed, graph, torch.device("cpu"))
-    expected = feed(model, graph.x, graph.adj, None)
-    found = columns.Columns(build, shards, graph, narrow=True).logits()
+    expected = feed(model, other.x, other.adj, None)
+    found = columns.Columns(build, shards, other, measured=graph).logits()
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 

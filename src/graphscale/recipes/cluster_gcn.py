@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from graphscale.node_runs import composed
+from graphscale.node_runs import predicted as predicted
 from graphscale.node_runs import read as read
 from graphscale.node_runs import restored as restored
 from graphscale.node_runs import scores as scores

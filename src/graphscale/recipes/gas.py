@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Literal
 from graphscale.config import NodeConfig
 from graphscale.errors import InputError
 from graphscale.node_runs import composed
+from graphscale.node_runs import predicted as predicted
 from graphscale.node_runs import read as read
 from graphscale.node_runs import restored as restored
 from graphscale.node_runs import scores as scores

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from graphscale.data.transform import Views
     from graphscale.graph import Graph
+    from graphscale.nn.exact import Outputs
     from graphscale.nn.stock import Feed
     from graphscale.run import Run, Scores
 
@@ -191,17 +192,23 @@ def build(config: GISTConfig, views: Views, seed: int) -> Run:
 
 def restored(config: NodeConfig, state: Mapping[str, Any]) -> tuple[nn.Module, Feed | None, Views]:
     """The full-width model of a checkpoint, how it is fed, and ``config.data`` as it sees it."""
-    from graphscale import gist_runs
+    from graphscale import gist_outputs
 
     assert isinstance(config, GISTConfig)
-    return gist_runs.restored(config, state, builder)
+    return gist_outputs.restored(config, state, builder)
+
+
+def predicted(config: NodeConfig, state: Mapping[str, Any], *, hidden: bool) -> tuple[Outputs, Graph]:
+    """What a checkpoint says of every node of ``config.data``, and that graph."""
+    from graphscale import gist_outputs
+
+    assert isinstance(config, GISTConfig)
+    return gist_outputs.predicted(config, state, builder, hidden=hidden)
 
 
 def scores(config: NodeConfig, state: Mapping[str, Any]) -> Scores:
     """Exact scores of a checkpoint on ``config.data``."""
-    from graphscale.evaluation import Exact
-    from graphscale.run import device_of
+    from graphscale import gist_outputs
 
-    model, feed, views = restored(config, state)
-    device = device_of(config.device)
-    return Exact(model.to(device), feed, views.whole, device)()
+    assert isinstance(config, GISTConfig)
+    return gist_outputs.scores(config, state, builder)

@@ -204,7 +204,8 @@ class Subnets:
         return parts
 
     def save(self, folder: Path) -> None:
-        """Write every rank's part."""
+        """Write every rank's part, the full width as it would be scored."""
+        self.merge()
         sharding.save(self._parts(), folder, self.world)
 
     def load(self, folder: Path) -> None:

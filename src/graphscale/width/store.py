@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from graphscale import rng
-from graphscale.errors import InputError
+from graphscale import rng, sharding
+from graphscale.errors import InputError, first_sentence
 from graphscale.width.inference import small_dims
 from graphscale.width.shards import Shards
-from graphscale.width.spec import COUNT, MOMENTS, Build, Entry, Spec, on_meta
+from graphscale.width.spec import COUNT, MOMENTS, Build, Entry, Seg, Spec, on_meta
 from graphscale.world import World
 
 _CHUNK = 64  # rows drawn together
@@ -73,6 +73,39 @@ def drawn(spec: Spec, world: World, build: Build, seed: int, device: torch.devic
         return out
 
     return Shards(spec, world, rows, device)
+
+
+def weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The full width of a checkpoint (``folder.best``); of shards, pages of files where a tensor is large.
+
+    Raises:
+        InputError: where it has none, or they cannot be read.
+    """
+    folder, whole = state.get("beside"), dict(state["model"])
+    if folder is None and not whole:
+        raise InputError(
+            "the run was trained with --evaluate columns by an earlier version, which kept no weights of the best"
+            " epoch: there is nothing to score, predict or export by. Its scores are in result.json; train it again."
+        )
+    if folder is None:
+        return whole
+    try:
+        shards = sharding.read(folder, "model.", leaves=(*(f"{key}." for key in MOMENTS), COUNT))
+    except RuntimeError as error:
+        raise InputError(
+            f"the weights of the best epoch cannot be read ({first_sentence(error)}). Bring {folder} back, or train the"
+            " run again."
+        ) from error
+    return {**shards, **whole}  # the file has the norms as they were scored: statistics of the full width
+
+
+def uncut(weights: Mapping[str, Tensor], dims: Mapping[str, int]) -> Shards:
+    """The shards of one rank, which has all of a model: no tensor is cut, and none is copied."""
+    entries = {
+        name: Entry(tuple(t.shape), t.dtype, tuple((Seg(None, size=n),) for n in t.shape))
+        for name, t in weights.items()
+    }
+    return Shards(Spec(dict(dims), entries), World(), lambda name, first, end: weights[name])
 
 
 def rules_of(build: Build, spec: Spec) -> dict[str, Rule]:
