@@ -99,7 +99,7 @@ def ranks(rank, size, folder, tasks):
         logits = by_columns(run) if settings.get("norm") == "batch" and settings.get("kind", "sage") == "sage" else 0
         if save:
             run.sync.save(Path(folder) / save)
-        sent = World.current().totals(run.sync.shards.sent, run.sync.shards.packed)
+        sent = World.current().totals(run.sync.sent(), run.sync.shards.packed)
         if rank == 0:
             torch.save({"state": state, "sent": sent, "logits": logits}, f"{folder}/{name}.pt")
     dist.destroy_process_group()

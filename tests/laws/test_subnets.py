@@ -62,7 +62,7 @@ def test_any_number_of_processes_gives_the_same_model(tmp_path, size):
         assert packed == run.sync.shards.packed, "what is handed over does not depend on the ranks"
         shared = 8 * sum(t.numel() for t in run.sync.shards.shared.values())
         merges = -(-STEPS // run.sync.every)  # the last one at the end, in mid-round or not
-        crossing = total - merges * size * shared
+        crossing = total - merges * 2 * (size - 1) * shared
         assert crossing / packed == pytest.approx((size - 1) / size, rel=0.2), "all but a rank's own part crosses"
 
 
@@ -223,6 +223,26 @@ def test_bytes_between_processes_are_those_that_were_said(tmp_path, size, carry)
     run = composed(World(), **settings)
     said = gist_advice.round_bytes(run.sync.shards.spec, 4, size)
     assert sent / 40 == pytest.approx(said, rel=0.05)
+
+
+@pytest.mark.parametrize(("size", "replicas", "norm"), [(2, 2, "batch"), (4, 2, "layer")])
+def test_bytes_of_replicas_within_are_those_that_were_said(tmp_path, size, replicas, norm):
+    """On a mesh: the exchange of every column, and each step the gradients and buffers of every row."""
+    settings = {"m": 4, "every": 5, "replicas": replicas, "norm": norm}
+    sent, _ = spawned(tmp_path, size, [("bytes", 20, 0, None, None, settings)])["bytes"]["sent"]
+    run = composed(World(), m=4, norm=norm)
+    spec = run.sync.shards.spec
+    exchanged = gist_advice.round_bytes(spec, 4, size // replicas)
+    reduced = gist_advice.step_bytes(spec, run.model, 4, replicas)
+    assert (exchanged > 0) == (size > replicas)
+    assert sent == pytest.approx(4 * replicas * exchanged + 20 * reduced, rel=0.05 if exchanged else 0.001)
+
+
+def test_what_is_said_beside_replicas_of_the_whole(tmp_path):
+    """As many steps of as many processes, each with the whole model: 2 (W - 1) P numbers a step."""
+    spec, model = (run := composed(World())).sync.shards.spec, run.model
+    numbers = sum(p.numel() + 1 for p in model.parameters())
+    assert gist_advice.step_bytes(spec, model, 1, 4) == 2 * 3 * 8 * numbers
 
 
 @pytest.mark.parametrize("carry", [False, True])

@@ -50,6 +50,7 @@ class Buckets:
         self.world = world
         self.buckets: list[_Bucket] = []
         self._begun = 0
+        self.sent = 0  # bytes to other ranks, so far
         group: list[nn.Parameter] = []
         for p in reversed(parameters):
             full = sum(q.numel() * q.element_size() for q in group) >= size
@@ -79,6 +80,7 @@ class Buckets:
             if bucket.pending and not all_of_them:
                 return
             bucket.work = self.world.begin_sum(bucket.flat)
+            self.sent += 2 * bucket.flat.nbytes * (self.world.size - 1) // self.world.size  # as in a ring
             self._begun += 1
 
     def finish(self) -> None:

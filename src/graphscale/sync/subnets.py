@@ -66,6 +66,7 @@ class Subnets:
         self.hosts = list(shards.hosted(num_subnets))
         self._slots: dict[int, Slot] = {}
         self._buckets: dict[int, Buckets] = {}
+        self._told = 0  # bytes of buffers that replicas have got
         for i in self.hosts:
             module = build(self.plan.dims(i)).to(device or torch.device("cpu"))
             slot = slot_of(module)
@@ -118,6 +119,7 @@ class Subnets:
             for slot in self._slots.values():
                 for _, buffer in slot.module.named_buffers():
                     self.replicas.first(buffer)
+                    self._told += 0 if self.replicas.leads else buffer.nbytes
         self.step, self._merged = step + 1, False
         if self.step % self.every == 0:
             self.merge()
@@ -140,6 +142,10 @@ class Subnets:
         """Fill the first rank's tensors with the full width; collective. Those of other ranks are as they were."""
         if self.replicas.rank == 0:
             self.shards.whole(list(into), into if self.world.leads else None)
+
+    def sent(self) -> int:
+        """Bytes that this rank and the others have exchanged for it, so far: slices, gradients, buffers."""
+        return self.shards.sent + self._told + sum(buckets.sent for buckets in self._buckets.values())
 
     def _begin(self) -> None:
         for slot in self._slots.values():  # before the exchange, whose buffers take their place

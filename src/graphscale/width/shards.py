@@ -130,7 +130,7 @@ class Shards:
         for state in states.values():
             flat += torch.cat([state[name].detach().reshape(-1).double().cpu() for name in names])
         if self.world.size > 1:
-            self.sent += flat.nbytes
+            self.sent += 2 * flat.nbytes * (self.world.size - 1) // self.world.size  # as in a ring
         self.world.sum_(flat)
         flat /= num_subnets
         start = 0
