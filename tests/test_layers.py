@@ -11,8 +11,8 @@ ROOT = Path(graphscale.__file__).parent
 LAYERS = tuple(
     line.split()
     for line in """
-    errors config presets catalog rng heap probe mapped scratch csr edge_view feature_view soundness graph events growing \
-    batch table step world sharding kernels reach
+    errors config presets catalog rng heap probe mapped scratch csr edge_view feature_view soundness graph events \
+    growing batch table step world sharding kernels reach
     partitioning store data
     batches tables nn width
     objectives sync metrics checkpoint profile
@@ -20,7 +20,7 @@ LAYERS = tuple(
     stream_baselines stream_coherence stream_runs
     recipes
     folder profiling
-    console prediction launch orphan interrupt settings places progress session outputs preparing \
+    console prediction launch orphan interrupt settings places progress saving session outputs preparing \
     advising online api tools cli __main__
     """.strip().splitlines()
 )

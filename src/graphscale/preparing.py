@@ -18,8 +18,8 @@ from graphscale.errors import InputError
 from graphscale.events import Events
 from graphscale.graph import Graph
 from graphscale.partitioning import Method, Partition, partition
-from graphscale.store.stream import FORMAT as EVENTS
-from graphscale.store.stream import is_stream, read_stream, write_stream
+from graphscale.store.folder import EVENTS, is_stream
+from graphscale.store.stream import read_stream, write_stream
 
 
 def prepare(

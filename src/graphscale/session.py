@@ -14,15 +14,15 @@ from graphscale import folder, heap, launch, probe
 from graphscale.config import Device, TrainConfig, plain
 from graphscale.console import Console
 from graphscale.errors import DivergenceError, InputError
-from graphscale.interrupt import Interrupted, Stop
-from graphscale.loop import Log, Record, fit
+from graphscale.interrupt import Stop
+from graphscale.loop import Log, fit
 from graphscale.places import place_of, stored
 from graphscale.profile.clock import OFF
 from graphscale.profiling import Profiler
 from graphscale.progress import Progress
 from graphscale.run import Run, check
+from graphscale.saving import Saving
 from graphscale.settings import demand_applied, recipe_of
-from graphscale.step import Sharded
 from graphscale.world import World, joined, launched
 
 
@@ -87,9 +87,6 @@ def _agreed(recipe: str, config: TrainConfig, world: World) -> Path:
     return Path(out)
 
 
-_STOP = 1000  # above any number of ranks that only say that a checkpoint is due
-
-
 @dataclass(frozen=True)
 class _Session:
     """What the runs of all seeds share."""
@@ -142,48 +139,12 @@ class _Session:
         return place
 
     def _fit(self, run: Run, log: Log, store: folder.RunFolder | None, place: Path, progress: Progress | None) -> None:
-        config, saved, saved_steps = self.config, time.monotonic(), log.steps
-        apart = run.sync.every if isinstance(run.sync, Sharded) else 1
+        config = self.config
         profiler = Profiler.of(store.path, run, log, config) if config.profile and store is not None else None
         clock = OFF if profiler is None else profiler.clock
-
-        def save() -> None:
-            nonlocal saved, saved_steps
-            with clock.stage("checkpoint"):
-                shards = folder.save_shards(place, log, run)
-                if run.in_shards and log.best_epoch == log.epochs and not log.best_shards:
-                    log.best_shards = shards
-                state = {**folder.gathered(log, run), "shards": shards}
-                if store is not None:
-                    store.save(log, run, state)
-            saved, saved_steps = time.monotonic(), log.steps
-
-        def on_step(log: Log) -> None:
-            # Saving is collective: the rank that leads says when, and any rank may wish to stop.
-            if progress is not None:
-                progress.at(log.steps)
-            if log.steps % apart:  # sub-networks train apart: no word between them within a round
-                return
-            counted = config.steps_a_save()
-            due = self.world.leads and (
-                time.monotonic() - saved >= config.save_seconds
-                or bool(counted and log.steps // counted > saved_steps // counted)
-            )
-            said = self.world.total(_STOP * self.stop.wished + due)
-            if said:
-                save()
-            if said >= _STOP:
-                processes = f" --nproc {self.world.size}" if self.world.size > 1 else ""
-                again = f"graphscale train {self.recipe} --resume --out {self.out}{processes}"
-                raise Interrupted(f"interrupted: saved in {self.out}. Go on with: {again}")
-
-        def on_epoch(log: Log, record: Record) -> None:
-            if store is not None:
-                store.record(record)
-            self.console.epoch(run, record)
-            if log.epochs % config.save_every == 0 or (run.in_shards and log.best_epoch == log.epochs):
-                save()
-
+        saving = Saving(
+            run, log, config, self.world, place, store, progress, self.console, self.stop, self._again(), clock
+        )
         try:
             fit(
                 run,
@@ -191,11 +152,11 @@ class _Session:
                 eval_every=config.eval_every,
                 patience=config.patience,
                 log=log,
-                on_step=on_step,
-                on_epoch=on_epoch,
+                on_step=saving.on_step,
+                on_epoch=saving.on_epoch,
                 clock=clock,
             )
-            save()
+            saving.save()
         except DivergenceError:
             if store is not None:
                 store.save_best(log, run)
@@ -206,6 +167,12 @@ class _Session:
             self.console.ends()
             if profiler is not None:
                 self.console.profiled(profiler.ends(), profiler.folder)
+
+    def _again(self) -> str:
+        """What is said where Ctrl-C has ended a run."""
+        processes = f" --nproc {self.world.size}" if self.world.size > 1 else ""
+        command = f"graphscale train {self.recipe} --resume --out {self.out}{processes}"
+        return f"interrupted: saved in {self.out}. Go on with: {command}"
 
     def _result(self, run: Run, log: Log, seed: int, prepare_seconds: float) -> dict[str, Any]:
         seconds = {"prepare": prepare_seconds, "train": log.train_seconds, "evaluate": log.evaluate_seconds}

@@ -11,7 +11,8 @@ import torch.multiprocessing as mp
 from stopping import After
 from streams import DIM, composed, dealt_to, negatives, network, rank_of_two, small
 
-from graphscale import configure, session
+import graphscale
+from graphscale import checkpoint, cli, configure, session
 from graphscale.batches.stream import MEMORY, Sampler
 from graphscale.errors import InputError
 from graphscale.interrupt import Interrupted
@@ -181,6 +182,16 @@ def test_a_run_is_scored_on_its_own_stream_only(tmp_path):
     trained(tmp_path / "run", epochs=1)
     with pytest.raises(InputError, match="not the stream"):
         session.evaluate(tmp_path / "run", data="planted-stream:500")
+
+
+def test_what_comes_out_of_a_run(tmp_path, capsys):
+    trained(tmp_path / "run", epochs=1)
+    state = checkpoint.load(tmp_path / "run" / "checkpoints" / "best.pt", needs=("model",))
+    for name, value in graphscale.load(tmp_path / "run").state_dict().items():
+        assert torch.equal(value, state["model"][name])
+    assert cli.main(["predict", str(tmp_path / "run"), "--to", str(tmp_path / "p.parquet")]) == 2
+    assert "graphscale.live" in capsys.readouterr().err
+    assert cli.main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "m.safetensors")]) == 0
 
 
 def test_states_that_are_not_there_cannot_be_foretold(tmp_path):

@@ -28,7 +28,8 @@ from graphscale.data.planted_stream import planted_stream
 from graphscale.data.pyg import DATA_VARIABLE
 from graphscale.errors import InputError, first_sentence
 from graphscale.events import Events, stream
-from graphscale.store.stream import is_stream, read_stream
+from graphscale.store.folder import is_stream
+from graphscale.store.stream import read_stream
 
 _NEEDED = ("src", "dst", "t")
 _BLOCK = 1 << 20  # events that are read at a time

@@ -20,14 +20,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from graphscale.config import TrainConfig
 from graphscale.errors import InputError
 
 if TYPE_CHECKING:
+    from graphscale.nn.temporal import TemporalNet
     from graphscale.run import Run, Scores
     from graphscale.stream_runs import StreamViews
+    from graphscale.tables.memory import Memory
 
 _SHAPES = {"tgn": ("gru", "attention"), "jodie": ("rnn", "time"), "apan": ("mail", "identity"),
            "tgat": ("none", "attention")}  # fmt: skip
@@ -226,3 +228,22 @@ def scores(config: PRESConfig, state: Mapping[str, Any]) -> Scores:
     from graphscale import stream_runs
 
     return stream_runs.scores(config, state)
+
+
+def restored(config: PRESConfig, state: Mapping[str, Any]) -> tuple[TemporalNet, Memory | None, StreamViews]:
+    """The network of a checkpoint, its memory, and the stream."""
+    from graphscale import stream_runs
+
+    return stream_runs.restored(config, state)
+
+
+def predicted(config: PRESConfig, state: Mapping[str, Any], *, hidden: bool) -> NoReturn:
+    """Refuse: there is no prediction of a node by itself.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(
+        "predict writes a row a node, and a network over a stream foretells meetings at a moment. Use"
+        " graphscale.live(RUN).score(src, dst, t) in Python."
+    )

@@ -14,6 +14,7 @@ from typing import Any
 from graphscale.errors import InputError
 
 FORMAT, VERSION = "graphscale.graph", 2
+EVENTS = ("graphscale.events", 1)
 MANIFEST = "manifest.json"
 BLOCK = 1 << 22  # entries or values that are read or written at a time: some tens of megabytes
 
@@ -32,6 +33,14 @@ def _seal(manifest: dict[str, Any]) -> str:
 def is_store(path: Path) -> bool:
     """Whether a folder says of itself that it is a store."""
     return (path / MANIFEST).is_file()
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a folder says of itself that it is a stored stream."""
+    try:
+        return str(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["format"]) == EVENTS[0]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from graphscale.csr import Csr
 from graphscale.errors import InputError
 from graphscale.graph import SPLITS, Graph
 from graphscale.mapped import mapped
-from graphscale.store.folder import BLOCK, manifest_of
+from graphscale.store.folder import BLOCK, EVENTS, is_stream, manifest_of
 
 
 def read(path: Path, *, split: int = 0) -> Graph:
@@ -105,9 +105,6 @@ def _sound_sparse(arrays: Mapping[str, Tensor], nodes: int, features: int) -> bo
 
 def verify(path: Path) -> list[str]:
     """Names of the arrays whose contents are not those that were written; empty where all is sound."""
-    from graphscale.store.stream import FORMAT as EVENTS
-    from graphscale.store.stream import is_stream
-
     manifest = manifest_of(path, *EVENTS) if is_stream(path) else manifest_of(path)
     wrong = []
     for name, said in manifest["arrays"].items():

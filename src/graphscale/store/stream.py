@@ -20,11 +20,10 @@ from torch import Tensor
 
 from graphscale.errors import InputError
 from graphscale.events import Events
-from graphscale.store.folder import BLOCK, MANIFEST, created, manifest_of, sealed
+from graphscale.store.folder import BLOCK, EVENTS, MANIFEST, created, manifest_of, sealed
 from graphscale.store.reading import _inside, _mapped, _points
 from graphscale.store.writing import _Writer
 
-FORMAT = ("graphscale.events", 1)
 _COLUMNS, _CSR = ("src", "dst", "t", "feat", "label"), ("indptr", "neighbour", "event")
 
 
@@ -42,7 +41,7 @@ def write_stream(events: Events, path: Path, *, made: Mapping[str, Any] | None =
             if array is not None:
                 out.put(name, tuple(array.shape), array.numpy().dtype, _blocks(array))
         said = {
-            "format": FORMAT[0], "version": FORMAT[1], "nodes": events.num_nodes, "events": events.num_events,
+            "format": EVENTS[0], "version": EVENTS[1], "nodes": events.num_nodes, "events": events.num_events,
             "num_src": events.num_src, "directed": events.directed, "notes": list(events.notes),
             "made": dict(made or {}), "arrays": out.arrays,
         }  # fmt: skip
@@ -54,14 +53,6 @@ def _blocks(array: Tensor) -> Iterator[np.ndarray]:
     return (array[start : start + step].numpy() for start in range(0, array.shape[0], step))
 
 
-def is_stream(path: Path) -> bool:
-    """Whether a folder says of itself that it is a stored stream."""
-    try:
-        return str(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["format"]) == FORMAT[0]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 def read_stream(path: Path) -> Events:
     """A stored stream; its arrays stay in their files.
 
@@ -69,7 +60,7 @@ def read_stream(path: Path) -> Events:
         InputError: where the store is damaged: sizes, order of time and ids are checked here, contents by
             ``store.verify``.
     """
-    said = manifest_of(path, *FORMAT)
+    said = manifest_of(path, *EVENTS)
     arrays = {name: _mapped(path, name, about) for name, about in said["arrays"].items()}
     missing = [name for name in ("src", "dst", "t", *_CSR) if name not in arrays]
     if missing:
