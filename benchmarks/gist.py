@@ -220,7 +220,7 @@ def plot(curves: dict[str, list[tuple[float, float]]]) -> None:
 def ultra(work: Path, seeds: int) -> Table:
     """facebook, GraphSAGE 16,384 wide on two processes whose data segments are limited; scored by columns."""
     limit, lines = 7 << 30, []
-    usual = {**WIDE, "hidden": 16_384, "epochs": 1, "nproc": 2}
+    usual = {**WIDE, "hidden": 16_384, "epochs": 4, "eval-every": 4, "nproc": 2}
     ways = {
         "m = 8, scored by columns": ("gist", {"num-subnets": 8, "every": 5, "evaluate": "columns"}),
         "replicas": ("cluster_gcn", {"model": "sage"}),
