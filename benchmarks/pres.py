@@ -223,23 +223,27 @@ def _spread(values: list[float]) -> str:
 
 
 # (name, times the batch, settings): b, 4 b plain, its controls, and PRES with its parts.
-PRES = {"gamma": "learn", "beta": 0.1}
+PRES, HALF = {"gamma": "learn", "beta": 0.1}, {"gamma": "0.5"}
 WAYS: list[tuple[str, int, dict[str, Any]]] = [
     ("plain, b", 1, {}),
     ("plain, 4 b", 4, {}),
     ("PRES, 4 b", 4, PRES),
+    ("gamma 0.5, 4 b", 4, HALF),
     ("prediction only, 4 b", 4, {"gamma": "learn"}),
     ("penalty only, 4 b", 4, {"beta": 0.1}),
     ("plain, 4 b, as many steps", 4, {"epochs": 40, "eval_every": 8}),
 ]
-# What the paper leaves open, with TGN alone: the rate, the form, the components, and a fixed weight.
+# What the paper leaves open, with TGN alone: the weight, the form, the components, the rate.
 OPEN: list[tuple[str, int, dict[str, Any]]] = [
-    ("plain, 4 b, rate x 2", 4, {"lr": 2e-3}),
-    ("PRES, 4 b, rate x 2", 4, {**PRES, "lr": 2e-3}),
+    ("gamma 0.5, b", 1, HALF),
+    ("gamma 0.2, 4 b", 4, {"gamma": "0.2"}),
+    ("PRES, 4 b, gamma 0.5", 4, {**HALF, "beta": 0.1}),
+    ("gamma 0.5, 4 b, two components", 4, {**HALF, "components": 2}),
     ("PRES, 4 b, by rate", 4, {**PRES, "form": "rate"}),
     ("PRES, 4 b, two components", 4, {**PRES, "components": 2}),
-    ("PRES, 4 b, gamma 0.5", 4, {"gamma": "0.5", "beta": 0.1}),
     ("PRES, 4 b, beta 1", 4, {"gamma": "learn", "beta": 1.0}),
+    ("plain, 4 b, rate x 2", 4, {"lr": 2e-3}),
+    ("PRES, 4 b, rate x 2", 4, {**PRES, "lr": 2e-3}),
 ]
 LARGE = {**USUAL, "patience": 10_000, "ranked": 1, "eval_every": 2}
 
@@ -306,7 +310,7 @@ def _convergence(work: Path, seeds: int) -> None:
     figure, axes = plt.subplots(3, 3, figsize=(12, 9), sharex=True)
     for row, data in zip(axes, STREAMS[:3], strict=True):
         for axis, name in zip(row, list(MODELS)[:3], strict=True):
-            for way, _, _ in WAYS[:5]:
+            for way, _, _ in WAYS[:6]:
                 curves = [_curve(work / f"{_place(data, name, way)}-{s}" / "metrics.jsonl") for s in range(seeds)]
                 curves = [c for c in curves if c]
                 if curves:
