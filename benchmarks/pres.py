@@ -12,6 +12,8 @@ import argparse
 import itertools
 import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -25,8 +27,10 @@ from torch import Tensor
 from graphscale import configure, heap, probe, train
 from graphscale.batches.ahead import ahead
 from graphscale.batches.negatives import Negatives
+from graphscale.data.planted_stream import planted_stream
 from graphscale.loop import train_step
 from graphscale.recipes import pres
+from graphscale.store.stream import write_stream
 from graphscale.stream_baselines import EdgeBank, PopTrack, baseline
 
 RESULTS = Path(__file__).parent / "results"
@@ -188,6 +192,51 @@ def speed(work: Path, seeds: int) -> Table:
         ])  # fmt: skip
         print(lines[-1], flush=True)
     return ["batch", "PyG 2.8 modules", "ours", "ours, bfloat16", "times", "times, bfloat16"], lines
+
+
+# (events, users, items): the long stream, and one a hundred times smaller.
+LONG, SHORT = (50_000_000, 4_200_000, 800_000), (500_000, 42_000, 8_000)
+
+
+def long(work: Path, seeds: int) -> Table:
+    """A generated stream of 50 M events and 5 M nodes from its store, TGN with the correction, batches of 1,000.
+
+    Of an epoch 200,000 events at its beginning and 200,000 at its end, where nodes have all their history; each row is
+    a process of its own.
+    """
+    lines = []
+    for size, memory in ((SHORT, "ram"), (LONG, "ram"), (LONG, "disk")):
+        command = [sys.executable, __file__, "--stretch", *map(str, size), memory, "--work", str(work)]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+        lines.append([f"{size[0]:,}", f"{size[1] + size[2]:,}", memory, *json.loads(said)])
+        print(lines[-1], flush=True)
+    return ["events", "nodes", "memory", "opened, s", "first events/s", "last events/s", "peak anonymous MB"], lines
+
+
+def stretch(work: Path, events: int, users: int, items: int, memory: str, threads: int) -> list[str]:
+    """A row of ``long``."""
+    torch.set_num_threads(threads)
+    heap.keep_freed()
+    store = work / f"stream-{events}"
+    if not store.is_dir():
+        write_stream(planted_stream(events, num_src=users, num_dst=items), store)
+    rates = []
+    with probe.PeakMemory() as peak:
+        began = time.perf_counter()
+        config = configure("pres", data=str(store), preset="none", batch_size=1000, gamma="0.5", memory=memory,
+                           val=0.01, test=0.01)  # fmt: skip
+        run = pres.build(config, pres.read(config), 0)
+        opened = time.perf_counter() - began
+        assert run.begins is not None
+        run.begins()
+        run.model.train()
+        for start in (0, len(run.batches) - 230):
+            for step, batch in enumerate(itertools.islice(run.batches.epoch(0, start), 220)):
+                if step == 20:
+                    began = time.perf_counter()
+                train_step(run, batch, step)
+            rates.append(200_000 / (time.perf_counter() - began))
+    return [f"{opened:.0f}", *(f"{rate:,.0f}" for rate in rates), f"{peak.peak_mb or 0:,.0f}"]
 
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -366,7 +415,8 @@ def _epoch(settings: dict[str, Any]) -> float:
 
 
 TABLES: dict[str, Callable[[Path, int], Table]] = {
-    "speed": speed, "epochs": epochs, "links": links, "large_batches": large_batches, "large_table": large_table,
+    "speed": speed, "epochs": epochs, "long": long, "links": links, "large_batches": large_batches,
+    "large_table": large_table,
 }  # fmt: skip
 
 
@@ -376,7 +426,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(TABLES), default=list(TABLES)[:-1])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--stretch", nargs=4, help=argparse.SUPPRESS)  # a row of ``long``, in a process of its own
     asked = parser.parse_args()
+    if asked.stretch:
+        *size, memory = asked.stretch
+        print(json.dumps(stretch(asked.work, *map(int, size), memory, asked.threads)))
+        return
     torch.set_num_threads(asked.threads)
     heap.keep_freed()
     asked.work.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from graphscale.csr import Csr
 from graphscale.kernels import entries
@@ -42,7 +43,7 @@ def attend_events(
         p: probability of dropping a share, while training.
     """
     below = threshold(p) if training else 0
-    if not (query.device.type == "cpu" and below < 2**32 and block.num_entries) or torch.is_anomaly_enabled():
+    if not (query.device.type == "cpu" and below < 2**32 and block.num_entries):
         return of_parts(block, rows, age, feat, w, b, query, key, value, by_event, p, training)
     drawn = key_of() if below else torch.zeros(1, dtype=torch.int64)
     given = [wide_of(x) for x in (query, key, value, by_event)]
@@ -83,6 +84,7 @@ class _Attend(torch.autograd.Function):
         return out, sums
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
         from graphscale.kernels import event_loops as loops
 
