@@ -46,9 +46,10 @@ def test_there_are_python_blocks():
 
 COMMANDS = [x for b, _ in blocks("bash") for x in b.splitlines() if x.startswith("graphscale ")]
 NEEDS_A_RUN = ("evaluate", "predict", "export")
+NEEDS_DATA = ("prepare", "prepare-events", "generate")
 
 
-@pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] not in (*NEEDS_A_RUN, "prepare", "generate")])
+@pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] not in (*NEEDS_A_RUN, *NEEDS_DATA)])
 def test_commands_parse(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     argv = shlex.split(line, comments=True)[1:]
@@ -99,16 +100,19 @@ def test_a_graph_is_generated(line, tmp_path, monkeypatch):
     assert main(["info", argv[argv.index("--to") + 1], "--verify"]) == 0
 
 
-@pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] == "prepare"])
-def test_an_edge_list_becomes_a_store(line, tmp_path, monkeypatch):
+@pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] in ("prepare", "prepare-events")])
+def test_a_file_becomes_a_store(line, tmp_path, monkeypatch):
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     monkeypatch.chdir(tmp_path)
     draw = np.random.default_rng(0)
-    ends = {name: draw.integers(2000, size=20000) for name in ("source", "target")}
     argv = shlex.split(line, comments=True)[1:]
+    names = ("src", "dst") if argv[0] == "prepare-events" else ("source", "target")
+    ends = {name: draw.integers(2000, size=20000) for name in names}
+    if argv[0] == "prepare-events":
+        ends["t"] = np.arange(20000)
     parquet.write_table(pa.table(ends), argv[1])
     assert main(argv) == 0
     assert main(["info", argv[argv.index("--to") + 1], "--verify"]) == 0
