@@ -129,7 +129,7 @@ class Live:
         batch = self._sampler.asked(source, pairs, moment.reshape(()) if moment.numel() == 1 else moment)
         parts = {} if self._table is None else self._table.parts(batch.n_id)
         moved = batch.to(self._device)
-        _, logits = scored(self._net, self._net(parts, moved), moved, states=False)
+        _, logits = scored(self._net, self._net(parts, moved).roots, moved, states=False)
         return logits.float().cpu().view(other.shape)
 
     def save(self, to: str | Path, *, overwrite: bool = False) -> None:
