@@ -37,7 +37,7 @@ def peak(store, out, *flags):
     return json.loads((out / "result.json").read_text())["peak_anon_mb"]
 
 
-@pytest.mark.parametrize("flags", [("--precompute", "--scaling=standard"), ("--model=sage",)], ids=str)
+@pytest.mark.parametrize("flags", [(), ("--scaling=standard",), ("--precompute",), ("--model=sage",)], ids=str)
 def test_edges_are_never_held(stores, tmp_path, flags):
     few, many = (peak(store, tmp_path / str(edges), *flags) for edges, store in stores.items())
     # 10 million entries: 40 MB as they are stored, 80 as int64.

@@ -144,7 +144,7 @@ def test_replicas_of_a_subnetwork_are_one_that_sees_both_batches(tmp_path):
             equal(result["state"], expected)
 
 
-@pytest.mark.parametrize("size", [4])
+@pytest.mark.parametrize("size", [2, 4])
 def test_columns_of_several_ranks_are_the_whole(tmp_path, size):
     """Four ranks are more than there are classes: the last one has none."""
     settings = {"m": 5, "norm": "batch"}
@@ -214,7 +214,8 @@ def test_metadata_runs_no_code(tmp_path, capsys, content, says):
     assert "code has run" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("size", "carry"), [(2, False), (4, True)])
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("carry", [False, True])
 def test_bytes_between_processes_are_those_that_were_said(tmp_path, size, carry):
     """What the recipe announces a round to move, beside what moved; rows of a slice lie where chance has put them."""
     settings = {"carry": carry, "every": 1}
