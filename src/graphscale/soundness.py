@@ -81,13 +81,13 @@ def check_classes(y: Tensor, name: str) -> None:
 
 
 def check_labels(y: Tensor, masks: Mapping[str, Tensor], name: str) -> None:
-    """Labels inside the classes, splits of booleans that hold labelled nodes and do not overlap."""
+    """Labels inside the classes, splits of booleans that hold labelled nodes and do not overlap; without, no labels."""
     if y.dim() == 1 and y.is_floating_point():
         raise InputError(
             f"y of {name} is {y.dtype} [N]; classes are integers from 0. For several labels a node give [N, C]."
         )
     if y.dim() == 1:
-        if int(y.max()) < 0:
+        if masks and int(y.max()) < 0:
             raise InputError(
                 f"y of {name} holds no class, only {int(y.max())}; classes are 0, 1, ... and -1 means unlabelled."
             )

@@ -21,19 +21,33 @@ from graphscale.graph import SPLITS, Graph, from_edges
 DATA_VARIABLE = "GRAPHSCALE_DATA"  # names a folder of data sets, and where PyG's are kept
 
 
-def read_pyg(name: str, *, split: int = 0, undirected: bool = False) -> Graph:
+def read_pyg(name: str, *, split: int = 0, undirected: bool = False, splits: Sequence[str] = SPLITS) -> Graph:
     """A PyG data set, ``Class:Name`` or ``Class``, downloaded by PyG where it is not yet there."""
-    return from_pyg(_data(name), name=name, split=split, undirected=undirected)
+    return from_pyg(data_of(name), name=name, split=split, undirected=undirected, splits=splits)
 
 
 def splits(name: str) -> dict[str, Tensor] | None:
     """Masks [N, S] of every split of a PyG data set; None where there is one only."""
-    data = _data(name)
+    data = data_of(name)
     masks = {split: data.get(f"{split}_mask") for split in SPLITS}
     return None if any(mask is None for mask in masks.values()) else all_of(masks)
 
 
-def _data(name: str) -> Any:
+def data_of(name: str) -> Any:
+    """The first graph of a PyG data set.
+
+    Raises:
+        InputError: where PyG cannot give it.
+    """
+    return set_of(name)[0]
+
+
+def set_of(name: str, **options: Any) -> Any:
+    """A PyG data set, ``Class:Name`` or ``Class``, made with more options.
+
+    Raises:
+        InputError: where PyG cannot give it.
+    """
     from torch_geometric import datasets  # seconds to import, so only when asked for
 
     kind, _, rest = name.partition(":")
@@ -43,7 +57,7 @@ def _data(name: str) -> Any:
         )
     root = Path(os.environ.get(DATA_VARIABLE, Path.home() / ".cache" / "graphscale")) / "pyg" / kind
     try:
-        return getattr(datasets, kind)(str(root), *([rest] if rest else []))[0]
+        return getattr(datasets, kind)(str(root), *([rest] if rest else []), **options)
     except Exception as error:
         raise InputError(
             f"PyG could not give {name}: {first_sentence(error)}. Is there a network, and does {kind} take a name?"
@@ -85,7 +99,7 @@ def from_pyg(
     """A graph from a ``torch_geometric.data.Data`` with labels and masks.
 
     Args:
-        splits: whose masks are needed and taken.
+        splits: whose masks are needed and taken; where there are none, labels are not needed either.
 
     Raises:
         InputError: on a heterogeneous graph, or where labels or masks are missing.
@@ -95,7 +109,8 @@ def from_pyg(
             f"{name} is heterogeneous; clusters, histories and sub-networks are defined here for one node type."
             " Convert it with data.to_homogeneous() and keep the types as features."
         )
-    missing = [key for key in ("edge_index", "y", *(f"{s}_mask" for s in splits)) if data.get(key) is None]
+    labels = ("y",) if splits else ()
+    missing = [key for key in ("edge_index", *labels, *(f"{s}_mask" for s in splits)) if data.get(key) is None]
     if missing:
         raise InputError(
             f"{name} lacks {', '.join(missing)}. Add them (torch_geometric.transforms.RandomNodeSplit makes masks)."
@@ -106,7 +121,8 @@ def from_pyg(
         row, col = entries.indices()
         x, _ = from_entries(row, col, (x.shape[0], x.shape[1]), entries.values().float())
     attr, weight = data.get("edge_attr"), data.get("edge_weight")
-    y = data.y.float() if data.y.dim() == 2 and data.y.shape[1] > 1 else data.y
+    y = data.y if data.get("y") is not None else torch.full((int(data.num_nodes),), -1)
+    y = y.float() if y.dim() == 2 and y.shape[1] > 1 else y
     return from_edges(
         data.edge_index,
         # Without features PyG would guess the number from the edges and lose isolated nodes.

@@ -27,11 +27,12 @@ from graphscale.graph import SPLITS, Graph, from_edges
 
 _SPARSE = ("x_indptr", "x_indices", "x_data", "x_shape")
 _MASKS = tuple(f"{split}_mask" for split in SPLITS)
-_NEEDED = ("edge_index", "num_nodes", "y", *_MASKS)
+_BARE = ("edge_index", "num_nodes")
+_NEEDED = (*_BARE, "y", *_MASKS)
 _KEYS = (*_NEEDED, "x", *_SPARSE, "edge_weight", "edge_attr")
 
 
-def load(name: str | Path, *, split: int = 0, undirected: bool = False, seed: int = 0) -> Graph:
+def load(name: str | Path, *, split: int = 0, undirected: bool = False, seed: int = 0, bare: bool = False) -> Graph:
     """A graph by name: a folder's graph, an ``.npz`` path, ``planted[:nodes]``, ``digits``, ``Class:Name``.
 
     Args:
@@ -40,6 +41,7 @@ def load(name: str | Path, *, split: int = 0, undirected: bool = False, seed: in
         split: column of masks that hold several splits.
         undirected: add the reverse of every edge.
         seed: of the generated graph.
+        bare: a file or a PyG data set may lack labels, and its splits are not looked at.
 
     Raises:
         InputError: where nothing of that name exists or what exists is not a sound graph.
@@ -53,7 +55,7 @@ def load(name: str | Path, *, split: int = 0, undirected: bool = False, seed: in
             raise InputError(f"{path} is a store: it was made undirected or not. Drop --undirected.")
         return store.read(path, split=split)
     if path is not None:
-        return read_npz(path, split=split, undirected=undirected)
+        return read_npz(path, split=split, undirected=undirected, bare=bare)
     if name.endswith(".npz"):
         raise InputError(f"no file {name}. Check the path (this folder is {Path.cwd()}).")
     if name == "digits":
@@ -65,7 +67,7 @@ def load(name: str | Path, *, split: int = 0, undirected: bool = False, seed: in
     if name.startswith("ogb:"):
         return pyg.read_ogb(name, undirected=undirected)
     if ":" in name:
-        return pyg.read_pyg(name, split=split, undirected=undirected)
+        return pyg.read_pyg(name, split=split, undirected=undirected, splits=() if bare else SPLITS)
     folder = os.environ.get(pyg.DATA_VARIABLE)
     where = f"the folder {folder}" if folder else f"{pyg.DATA_VARIABLE} (unset)"
     raise InputError(
@@ -110,8 +112,8 @@ def _planted_size(name: str) -> int:
     return int(size)
 
 
-def read_npz(path: Path, *, split: int = 0, undirected: bool = False) -> Graph:
-    """A graph from an ``.npz`` file of the layout above."""
+def read_npz(path: Path, *, split: int = 0, undirected: bool = False, bare: bool = False) -> Graph:
+    """A graph from an ``.npz`` file of the layout above; a ``bare`` one may lack labels and has no splits."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             there = sorted(archive.files)
@@ -121,14 +123,14 @@ def read_npz(path: Path, *, split: int = 0, undirected: bool = False) -> Graph:
             f"{path} cannot be read as .npz without pickle ({first_sentence(error)}). It is damaged or of"
             " another format: write it again with numpy.savez."
         ) from error
-    missing = [key for key in _NEEDED if key not in arrays]
+    missing = [key for key in (_BARE if bare else _NEEDED) if key not in arrays]
     if missing:
+        needs = "A graph has edges and a number of nodes" if bare else "Training nodes needs labels and three masks"
         raise InputError(
-            f"{path} lacks {', '.join(missing)}; it has {', '.join(there)}. Training nodes needs labels"
-            " and three masks: add them to the file."
+            f"{path} lacks {', '.join(missing)}; it has {', '.join(there)}. {needs}: add them to the file."
         )
     name = path.stem if path.stem != "graph" else path.parent.name
-    numbers = {key: _numbers(array, key, name) for key, array in arrays.items()}
+    numbers = {key: _numbers(array, key, name) for key, array in arrays.items() if not (bare and key in _MASKS)}
     return _from_arrays(numbers, name, split, undirected)
 
 
@@ -155,8 +157,9 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], name: str, split: int, undire
         x = _sparse_features(arrays, name)
     elif "x" in arrays:
         x = torch.from_numpy(arrays["x"]).float()
-    y = torch.from_numpy(arrays["y"])
-    chosen = masks.chosen({key: torch.from_numpy(arrays[f"{key}_mask"]) for key in SPLITS}, split, name)
+    y = torch.from_numpy(arrays["y"]) if "y" in arrays else torch.full((max(0, num_nodes),), -1)
+    there = {key: torch.from_numpy(arrays[f"{key}_mask"]) for key in SPLITS if f"{key}_mask" in arrays}
+    chosen = masks.chosen(there, split, name)
     optional = {key: torch.from_numpy(arrays[key]).float() for key in ("edge_weight", "edge_attr") if key in arrays}
     return from_edges(
         torch.from_numpy(arrays["edge_index"]),
