@@ -9,6 +9,7 @@ RECIPES = {
     "cluster_gcn": "Cluster-GCN (KDD 2019): METIS clusters as batches; memory by batch, not by graph",
     "gas": "GAS, GNNAutoScale (ICML 2021): clusters that keep every edge; what they lack is read from histories",
     "gist": "GIST (2021): networks wider than a machine, trained as disjoint narrow ones and put back each round",
+    "gmeta": "G-Meta (NeurIPS 2020): new labels, new graphs, new links from a handful of labels, by local subgraphs",
     "pres": "PRES (ICLR 2024): TGN, JODIE and APAN over event streams, in large batches by predicted memories",
 }
 

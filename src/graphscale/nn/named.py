@@ -43,7 +43,7 @@ def build(
         InputError: on an unknown name, a callable that cannot be found, or widths that do not fit.
     """
     if ":" in name:
-        return dropping(_custom(name, in_dim, graph.num_classes), input_dropout)
+        return dropping(custom(name, in_dim, graph.num_classes), input_dropout)
     from torch_geometric.nn import models
 
     from graphscale.nn import zoo
@@ -124,7 +124,7 @@ def found(name: str) -> Any:
         ) from error
 
 
-def _custom(name: str, in_dim: int, out_dim: int) -> nn.Module:
+def custom(name: str, in_dim: int, out_dim: int) -> nn.Module:
     make = found(name)
     try:
         inspect.signature(make).bind(in_dim, out_dim)

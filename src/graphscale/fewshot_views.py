@@ -1,0 +1,189 @@
+"""What few-shot learning sees: graphs, labelled points, and which labels or graphs train, validate and test.
+
+Folds move a window over one fixed order of the labels (or graphs), so five folds of a fifth each test everything once,
+and a fold is the same for all seeds and methods. Labels of a split have no point in another (disjoint labels), graphs of a
+split have none (shared labels, links): there is no leak by names, order or sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from graphscale import rng
+from graphscale.batches.episodes import Pools, by_group, by_label
+from graphscale.csr import Csr
+from graphscale.data import collections
+from graphscale.data.collections import Collection
+from graphscale.data.link_split import split_links
+from graphscale.data.transform import Scaler
+from graphscale.errors import InputError
+from graphscale.graph import SPLITS, Graph
+
+if TYPE_CHECKING:
+    from graphscale.recipes.gmeta import GMetaConfig
+
+
+@dataclass(frozen=True)
+class FewShotViews:
+    """Graphs with what episodes are drawn from."""
+
+    collection: Collection  # its adjacency is the message graph
+    setup: str  # disjoint, shared or links
+    x: Tensor | Csr | None  # [N, F] scaled; None where degrees within subgraphs are fed
+    pools: Mapping[str, Pools]  # train, val, test
+    parts: Mapping[str, tuple[int, ...]]  # labels or graphs of every split
+    classes: int  # of training, for what learns them all at once
+    scaler: Scaler
+
+    @property
+    def graph(self) -> Graph:
+        """The union."""
+        return self.collection.graph
+
+    @property
+    def centres(self) -> int:
+        """C: nodes a point."""
+        return 2 if self.setup == "links" else 1
+
+    @property
+    def ways(self) -> int:
+        """W."""
+        return self.pools["train"].ways
+
+
+def read(config: GMetaConfig) -> FewShotViews:
+    """Read, split and scale.
+
+    Raises:
+        InputError: where the data do not allow the setup.
+    """
+    collection = collections.load(config.data, seed=0)
+    setup = _setup(config, collection)
+    if setup == "links":
+        if collection.pairs is None:
+            collection = split_links(collection, share=config.support_share, seed=0)
+        pools, parts, classes = _links(config, collection)
+    elif setup == "shared":
+        pools, parts, classes = _shared(config, collection)
+    else:
+        pools, parts, classes = _disjoint(config, collection)
+    x, scaler = _features(config, collection, setup, parts["train"])
+    return FewShotViews(collection, setup, x, pools, parts, classes, scaler)
+
+
+def _setup(config: GMetaConfig, collection: Collection) -> str:
+    labelled = not collection.graph.multilabel and bool((collection.graph.y >= 0).any())
+    setup = config.setup
+    if setup == "auto":
+        shared = "shared" if labelled and collection.pairs is None else "links"
+        setup = "disjoint" if labelled and collection.num_graphs == 1 else shared
+    if collection.graph.multilabel and setup != "links":
+        raise InputError(f"{config.data} has several labels a node; an episode needs one. Use --setup links.")
+    if setup != "links" and not labelled:
+        raise InputError(f"{config.data} has no labels. Use --setup links, or give y.")
+    if setup != "disjoint" and collection.num_graphs < 3:
+        raise InputError(
+            f"--setup {setup} trains, validates and tests on different graphs, and {config.data} has"
+            f" {collection.num_graphs}. Give a folder of graphs, or --setup disjoint."
+        )
+    return setup
+
+
+def windows(count: int, val: int, test: int, fold: int, what: str) -> dict[str, tuple[int, ...]]:
+    """Which of ``count`` labels or graphs are in which split.
+
+    Raises:
+        InputError: where nothing is left to train on, or the fold has nothing of its own to test.
+    """
+    if val + test >= count:
+        raise InputError(
+            f"{val} {what} for validation and {test} for the test leave none of {count} to train on. Lower them"
+            f" (--val-{what}, --test-{what})."
+        )
+    folds = -(-count // test)
+    if fold >= folds:
+        raise InputError(f"--fold {fold}: with {test} of {count} {what} a test there are folds 0..{folds - 1}.")
+    order = torch.randperm(count, generator=rng.generator(rng.DATA, count)).roll(-fold * test).tolist()
+    return {
+        "train": tuple(sorted(order[test + val :])),
+        "val": tuple(sorted(order[test : test + val])),
+        "test": tuple(sorted(order[:test])),
+    }
+
+
+def _disjoint(
+    config: GMetaConfig, collection: Collection
+) -> tuple[dict[str, Pools], dict[str, tuple[int, ...]], int]:
+    y = collection.graph.y
+    labels = y[y >= 0].unique()
+    usual = max(config.ways, round(labels.numel() / 4))
+    parts = windows(labels.numel(), config.val_labels or usual, config.test_labels or usual, config.fold, "labels")
+    named = {split: tuple(labels[list(which)].tolist()) for split, which in parts.items()}
+    points = torch.arange(y.numel())[:, None]
+    pools = {
+        split: by_label(points, y, named[split], ways=config.ways, shots=config.shots, queries=config.queries)
+        for split in SPLITS
+    }
+    return pools, named, len(named["train"])
+
+
+def _graphs(config: GMetaConfig, collection: Collection) -> dict[str, tuple[int, ...]]:
+    """Which graphs are in which split."""
+    count, names = collection.num_graphs, collection.names
+    usual = max(1, round(count / 10))
+    if config.test_graph is None:
+        return windows(count, config.val_graphs or usual, config.test_graphs or usual, config.fold, "graphs")
+    if config.test_graph not in names:
+        raise InputError(f"--test-graph {config.test_graph}: the graphs are {', '.join(names[:40])}.")
+    kept = names.index(config.test_graph)
+    rest = [g for g in range(count) if g != kept]
+    first = windows(len(rest), config.val_graphs or usual, 1, config.fold, "graphs")
+    train = sorted(rest[i] for i in (*first["train"], *first["test"]))
+    return {"train": tuple(train), "val": tuple(rest[i] for i in first["val"]), "test": (kept,)}
+
+
+def _shared(config: GMetaConfig, collection: Collection) -> tuple[dict[str, Pools], dict[str, tuple[int, ...]], int]:
+    graph, parts = collection.graph, _graphs(config, collection)
+    points = torch.arange(graph.num_nodes)[:, None]
+    owner = torch.repeat_interleave(torch.arange(collection.num_graphs), graph.part_ptr.diff())
+    pools = {
+        split: by_group(points, graph.y, owner, parts[split], ways=graph.num_classes, shots=config.shots)
+        for split in SPLITS
+    }
+    return pools, parts, graph.num_classes
+
+
+def _links(config: GMetaConfig, collection: Collection) -> tuple[dict[str, Pools], dict[str, tuple[int, ...]], int]:
+    pairs, parts = collection.pairs, _graphs(config, collection)
+    assert pairs is not None
+    owner = torch.searchsorted(collection.graph.part_ptr, pairs.pair[:, 0], right=True) - 1
+    pools = {
+        split: by_group(
+            pairs.pair, pairs.label, owner, parts[split], ways=2, shots=config.shots, support=pairs.support
+        )
+        for split in SPLITS
+    }
+    return pools, parts, 2
+
+
+def _features(
+    config: GMetaConfig, collection: Collection, setup: str, train: Sequence[int]
+) -> tuple[Tensor | Csr | None, Scaler]:
+    graph = collection.graph
+    if config.features == "own" and graph.x is None:
+        raise InputError(f"{config.data} has no features. Use --features degree.")
+    if config.features == "degree" or graph.x is None:
+        return None, Scaler("none")
+    seen = torch.ones(graph.num_nodes, dtype=torch.bool)
+    if setup != "disjoint":  # other graphs are not known in training
+        seen[:] = False
+        for g in train:
+            seen[int(graph.part_ptr[g]) : int(graph.part_ptr[g + 1])] = True
+    graph = replace(graph, masks={**graph.masks, "train": seen})
+    scaler = Scaler.fit(graph, config.scaling)
+    return scaler.apply(graph).x, scaler
