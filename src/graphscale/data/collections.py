@@ -1,24 +1,32 @@
 """Collections of graphs from where they lie: what learning from few labels or links is given.
 
-| name                          | holds                                                                        |
-|-------------------------------|------------------------------------------------------------------------------|
-| what ``data.static`` loads    | one graph                                                                    |
-| a folder of ``.npz`` files    | a graph each, ``edge_index`` and ``num_nodes``; ``x`` and ``y`` if they have |
+| name                        | holds                                                                          |
+|-----------------------------|--------------------------------------------------------------------------------|
+| what ``data.static`` loads  | one graph                                                                      |
+| a folder of ``.npz`` files  | a graph each: ``edge_index`` and ``num_nodes``, ``x`` and ``y`` if they have   |
+| a folder with ``train.csv`` | graphs beside the tables of G-Meta's authors (``data.task_folder``)            |
+| a store of many graphs      | what ``graphscale prepare --graphs`` wrote, memory-mapped                      |
+| ``TUDataset:NAME``          | PyG's; ``TUDataset:NAME:features`` has the classes of nodes among the features |
+| ``syn-cycle``, ``syn-ba``   | G-Meta's synthetic graph; ``syn-cycle:10``, ``syn-ba:10`` are ten              |
+| ``planted-graphs:G:N``      | G generated graphs of N nodes with communities and features                    |
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from graphscale import store
-from graphscale.data import static
-from graphscale.data.pyg import DATA_VARIABLE
+from graphscale.data import motifs, static, synthetic, task_folder
+from graphscale.data.pyg import DATA_VARIABLE, read_tu
 from graphscale.data.union import Collection, Pairs, joined
+from graphscale.errors import InputError
 from graphscale.graph import Graph
 
 __all__ = ["Collection", "Pairs", "joined", "load"]
+
+_LEAST_PLANTED = 20  # nodes
 
 
 def load(name: str | Path, *, seed: int = 0) -> Collection:
@@ -31,20 +39,47 @@ def load(name: str | Path, *, seed: int = 0) -> Collection:
         InputError: where nothing of that name exists, or the graphs do not go together.
     """
     name = str(name)
+    kind, *numbers = name.split(":")
+    if kind in _GENERATED:
+        return joined(_generated(name, kind, numbers, seed))
+    if kind == "TUDataset":
+        return joined(read_tu(name))
     folder = _folder(name)
+    if folder is not None and task_folder.is_task_folder(folder):
+        return task_folder.read(folder)
     if folder is not None:
         return joined(_npz_graphs(folder))
     graph = static.load(name, seed=seed, bare=True)
     return joined([(_short(name), graph)], notes=graph.notes)
 
 
+_GENERATED = {"syn-cycle": (0, 1), "syn-ba": (0, 1), "planted-graphs": (2, 2)}  # fewest and most numbers after the name
+
+
+def _generated(name: str, kind: str, numbers: list[str], seed: int) -> Iterable[tuple[str, Graph]]:
+    fewest, most = _GENERATED[kind]
+    plain = [number.replace("_", "") for number in numbers]
+    whole = all(number.isascii() and number.isdigit() and int(number) > 0 for number in plain)
+    if not whole or not fewest <= len(plain) <= most:
+        raise InputError(
+            f"'{name}' is no generated collection. Write syn-cycle, syn-ba, syn-cycle:GRAPHS, syn-ba:GRAPHS or"
+            " planted-graphs:GRAPHS:NODES, with whole numbers."
+        )
+    sizes = [int(number) for number in plain]
+    if kind == "planted-graphs":
+        if sizes[1] < _LEAST_PLANTED:
+            raise InputError(f"'{name}': {sizes[1]} nodes hold no communities. Ask for {_LEAST_PLANTED} or more.")
+        return synthetic.planted_graphs(*sizes, seed=seed)
+    return (motifs.cycle if kind == "syn-cycle" else motifs.barabasi_albert)(*sizes, seed=seed)
+
+
 def _folder(name: str) -> Path | None:
-    """The folder of ``.npz`` files that a name means, if any."""
+    """The folder of many graphs that a name means, if any."""
     if ":" in name or not name.strip():
         return None
     places = [Path(name), *([Path(os.environ[DATA_VARIABLE]) / name] if DATA_VARIABLE in os.environ else [])]
     there = (p for p in places if p.is_dir() and not store.is_store(p) and not (p / "graph.npz").is_file())
-    return next((p for p in there if any(p.glob("*.npz"))), None)
+    return next((p for p in there if any(p.glob("*.npz")) or task_folder.is_task_folder(p)), None)
 
 
 def _npz_graphs(folder: Path) -> Iterator[tuple[str, Graph]]:

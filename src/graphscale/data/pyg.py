@@ -6,7 +6,7 @@ The sets are read by their own code, which may unpickle what it downloaded.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,28 @@ def set_of(name: str, **options: Any) -> Any:
             f"PyG could not give {name}: {first_sentence(error)}. Is there a network, and does {kind} take a name?"
             f" It looks in {root}."
         ) from error
+
+
+def read_tu(name: str) -> Iterator[tuple[str, Graph]]:
+    """The graphs of a TUDataset, ``TUDataset:NAME``; of ``TUDataset:NAME:features`` nodes have no classes.
+
+    PyG puts a node's class among its features. Here ``x`` is the attributes and ``y`` the class; with ``features``,
+    for links among nodes, ``x`` is both, the class one-hot, and ``y`` is -1.
+
+    Raises:
+        InputError: where PyG cannot give it.
+    """
+    kind, _, rest = name.partition(":")
+    rest, _, ending = rest.partition(":")
+    if not rest or ending not in ("", "features"):
+        raise InputError(f"'{name}' names no TUDataset. Write TUDataset:NAME, or TUDataset:NAME:features.")
+    found = set_of(f"{kind}:{rest}", use_node_attr=True)
+    classes = found.num_node_labels if ending == "" else 0
+    for number, data in enumerate(found):
+        x, y = data.x, torch.full((int(data.num_nodes),), -1)
+        if classes:
+            x, y = x[:, :-classes], x[:, -classes:].argmax(1)
+        yield f"{rest}-{number}", from_edges(data.edge_index, int(data.num_nodes), x=x, y=y, masks={}, name=name)
 
 
 def read_ogb(name: str, *, undirected: bool = False) -> Graph:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -17,6 +19,7 @@ def planted(
     degree: float = 10.0,
     inside: float = 0.85,
     noise: float = 4.0,
+    means: np.ndarray | None = None,
     seed: int = 0,
 ) -> Graph:
     """Communities of about 50 nodes, each of one class; features are the class's mean under heavy noise.
@@ -28,6 +31,7 @@ def planted(
     Args:
         num_nodes: N, at least 100.
         degree: mean number of undirected edges a node.
+        means: [classes, features] of the features; drawn by default.
     """
     draw = np.random.default_rng(rng.derive(rng.DATA, seed))
     communities = max(num_classes, num_nodes // 50)
@@ -42,8 +46,8 @@ def planted(
     target = np.where(draw.random(len(source)) < inside, near, far)
     keep = source != target
     edges = np.stack([source[keep], target[keep]])
-    means = draw.standard_normal((num_classes, num_features)) / np.sqrt(num_features) * 4
-    x = means[label] + noise * draw.standard_normal((num_nodes, num_features))
+    means = _means(draw, num_classes, num_features) if means is None else means
+    x = means[label] + noise * draw.standard_normal((num_nodes, means.shape[1]))
     order = torch.from_numpy(draw.permutation(num_nodes))
     masks = {name: torch.zeros(num_nodes, dtype=torch.bool) for name in ("train", "val", "test")}
     for name, nodes in zip(masks, order.tensor_split([num_nodes * 3 // 5, num_nodes * 4 // 5]), strict=True):
@@ -57,3 +61,21 @@ def planted(
         undirected=True,
         name=f"planted:{num_nodes}",
     )
+
+
+def planted_graphs(
+    num_graphs: int, num_nodes: int, *, num_classes: int = 10, num_features: int = 32, seed: int = 0
+) -> Iterator[tuple[str, Graph]]:
+    """Graphs as ``planted`` makes them, of ``num_nodes`` nodes each; what the classes' features are like is shared.
+
+    Graph g follows from (seed, g) alone, so any number of them is made one by one.
+    """
+    means = _means(np.random.default_rng(rng.derive(rng.DATA, seed)), num_classes, num_features)
+    for g in range(num_graphs):
+        own = rng.derive(rng.DATA, seed, g)
+        yield f"planted-{g}", planted(num_nodes, num_classes=num_classes, means=means, seed=own)
+
+
+def _means(draw: np.random.Generator, num_classes: int, num_features: int) -> np.ndarray:
+    means: np.ndarray = draw.standard_normal((num_classes, num_features)) / np.sqrt(num_features) * 4
+    return means

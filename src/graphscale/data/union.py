@@ -6,7 +6,7 @@ N nodes and E entries in all, G graphs, F feature columns that all of them share
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import Any
@@ -55,7 +55,8 @@ class _Column:
 
     def __init__(self, files: ExitStack, dtype: Any, *width: int) -> None:
         self._dtype, self._width = np.dtype(dtype), width
-        self._file = files.enter_context(SpooledTemporaryFile(max_size=_IN_MEMORY, dir=scratch.folder()))
+        file = SpooledTemporaryFile(max_size=_IN_MEMORY, dir=scratch.folder())  # noqa: SIM115 - closed by files
+        self._file = files.enter_context(file)
         self._length = 0
 
     def add(self, rows: np.ndarray) -> None:
@@ -123,8 +124,19 @@ def joined(graphs: Iterable[tuple[str, Graph]], *, notes: Iterable[str] = ()) ->
     Raises:
         InputError: where there is no graph, or their features are not alike.
     """
-    with ExitStack() as files:
+    with ExitStack() as files, _one_thread():
         return _Union(files, notes).of(iter(graphs))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Graphs are many and small: threads would wait for each other five times longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Union:
