@@ -105,9 +105,7 @@ class PointBatches:
             own = groups[hand.group]
             number = self.number[own].view(1, 1, -1)
             drawn = Drawn(number[:, :, :1], number, torch.ones_like(number, dtype=torch.bool), torch.zeros(1, 1))
-            batch = task_batch(
-                self.maker, self.pools.points, drawn, hand.seed, epoch=index + 1, padding=hand.padding
-            )
+            batch = task_batch(self.maker, self.pools.points, drawn, hand.seed, epoch=index + 1, padding=hand.padding)
             yield replace(batch, query_y=self.label[own][None])
 
 

@@ -105,7 +105,9 @@ def inner_steps(config: GMetaConfig, *, test: bool = False) -> int:
 def rules(config: GMetaConfig) -> Rules:
     """What a subgraph is."""
     whole = config.reach == "graph"
-    return Rules(-1 if whole else config.hops, -1 if whole else config.cap, config.depth, config.self_loops, config.hide)
+    return Rules(
+        -1 if whole else config.hops, -1 if whole else config.cap, config.depth, config.self_loops, config.hide
+    )
 
 
 def maker(config: GMetaConfig, views: FewShotViews, seed: int, *, adapts: bool | None = None) -> Maker:
@@ -156,9 +158,7 @@ def answering(config: GMetaConfig, net: nn.Module, meta: Meta) -> Answer:
     return answer
 
 
-def scorer(
-    config: GMetaConfig, views: FewShotViews, seed: int, answer: Answer, device: torch.device
-) -> EpisodeScores:
+def scorer(config: GMetaConfig, views: FewShotViews, seed: int, answer: Answer, device: torch.device) -> EpisodeScores:
     """What scores validation and test."""
     return EpisodeScores(
         maker(config, views, seed), views.pools, answer, shots=config.shots, queries=config.queries,

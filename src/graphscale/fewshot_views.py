@@ -1,8 +1,8 @@
 """What few-shot learning sees: graphs, labelled points, and which labels or graphs train, validate and test.
 
 Folds move a window over one fixed order of the labels (or graphs), so five folds of a fifth each test everything once,
-and a fold is the same for all seeds and methods. Labels of a split have no point in another (disjoint labels), graphs of a
-split have none (shared labels, links): there is no leak by names, order or sampling.
+and a fold is the same for all seeds and methods. Labels of a split have no point in another (disjoint labels), nor have
+its graphs (shared labels, links): there is no leak by names, order or sampling.
 """
 
 from __future__ import annotations
@@ -116,9 +116,7 @@ def windows(count: int, val: int, test: int, fold: int, what: str) -> dict[str, 
     }
 
 
-def _disjoint(
-    config: GMetaConfig, collection: Collection
-) -> tuple[dict[str, Pools], dict[str, tuple[int, ...]], int]:
+def _disjoint(config: GMetaConfig, collection: Collection) -> tuple[dict[str, Pools], dict[str, tuple[int, ...]], int]:
     y = collection.graph.y
     labels = y[y >= 0].unique()
     usual = max(config.ways, round(labels.numel() / 4))
@@ -161,11 +159,9 @@ def _shared(config: GMetaConfig, collection: Collection) -> tuple[dict[str, Pool
 def _links(config: GMetaConfig, collection: Collection) -> tuple[dict[str, Pools], dict[str, tuple[int, ...]], int]:
     pairs, parts = collection.pairs, _graphs(config, collection)
     assert pairs is not None
-    owner = torch.searchsorted(collection.graph.part_ptr, pairs.pair[:, 0], right=True) - 1
+    owner = torch.searchsorted(collection.graph.part_ptr, pairs.pair[:, 0].contiguous(), right=True) - 1
     pools = {
-        split: by_group(
-            pairs.pair, pairs.label, owner, parts[split], ways=2, shots=config.shots, support=pairs.support
-        )
+        split: by_group(pairs.pair, pairs.label, owner, parts[split], ways=2, shots=config.shots, support=pairs.support)
         for split in SPLITS
     }
     return pools, parts, 2

@@ -130,7 +130,9 @@ def by_label(points: Tensor, label: Tensor, keep: Sequence[int], *, ways: int, s
             f" {ways}. Lower --ways or --shots, or give the split more classes."
         )
     short = sum(found.numel() < shots + queries for found in enough.values())
-    notes = [f"{len(lists) - len(enough)} classes with at most {shots} points are left out"] * (len(enough) < len(lists))
+    notes = [f"{len(lists) - len(enough)} classes with at most {shots} points are left out"] * (
+        len(enough) < len(lists)
+    )
     notes += [f"{short} classes have fewer than {shots + queries} points and are asked about fewer"] * (short > 0)
     return Pools(
         points=points,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -116,9 +117,9 @@ class Subgraphs:
         return self.num_features > 2 * rows
 
     def _side(self, levels: Levels, points: Tensor, rows: Tensor | None) -> Side:
-        tasks, count, centres = points.shape
+        _, count, centres = points.shape
         hops = tuple(_matrix(levels, l) for l in range(1, self.rules.layers))
-        ends = levels.rows[1:, :: count]  # [L, T + 1]
+        ends = levels.rows[1:, ::count]  # [L, T + 1]
         ptr = tuple(tuple(row.tolist()) for row in ends)
         return Side(hops, ptr, centres, rows, None, (), torch.from_numpy(levels.size))
 
@@ -135,23 +136,18 @@ class Subgraphs:
         self, lifts: Sequence[Csr], ptrs: Sequence[Ptr], node: Tensor, x: Tensor | Csr
     ) -> list[tuple[Tensor, ...]]:
         """For either side T blocks of X_1 X_1s^T."""
-        near = lifts[0]
-        known = self._products()
-        if known is not None:
-            held = Csr(near.indptr, node[near.indices.long()].to(near.indices.dtype), near.values, known.shape[0])
-            against = gather_sum(held, known)[:, node]  # [R_1s, U]
+        near, known = lifts[0], self._products()
+        spans = list(pairwise(ptrs[0]))
+        if known is None:
+            met = [self._against(near.rows(a, b), x) for a, b in spans]
         else:
-            against = torch.empty(near.num_rows, node.numel())
-        out: list[list[Tensor]] = [[], []]
-        for t in range(len(ptrs[0]) - 1):
-            a, b = ptrs[0][t], ptrs[0][t + 1]
-            if known is not None:
-                met = against[a:b].t().contiguous()  # [U, R_1s of the task]
-            else:
-                met = self._against(near.rows(a, b), x)
-            for side, (lift, ptr) in enumerate(zip(lifts, ptrs, strict=True)):
-                out[side].append(gather_sum(lift.rows(ptr[t], ptr[t + 1]), met))
-        return [tuple(blocks) for blocks in out]
+            held = Csr(near.indptr, node[near.indices.long()].to(near.indices.dtype), near.values, known.shape[0])
+            all_met = gather_sum(held, known)[:, node]  # [R_1 of the support, U]
+            met = [all_met[a:b].t().contiguous() for a, b in spans]
+        return [
+            tuple(gather_sum(lift.rows(a, b), m) for (a, b), m in zip(pairwise(ptr), met, strict=True))
+            for lift, ptr in zip(lifts, ptrs, strict=True)
+        ]
 
     def _against(self, lift: Csr, x: Tensor | Csr) -> Tensor:
         """[U, r]: features of all nodes times those of r rows of the first layer."""
@@ -168,7 +164,7 @@ class Subgraphs:
         if self.adj.num_rows**2 * 4 > _GRAM_BYTES or self.x is None:
             return None
         if self._gram is None:
-            x = self.x.dense() if isinstance(self.x, Csr) else self.x.float()
+            x = self.x.dense() if isinstance(self.x, Csr) else self.x
             self._gram = x @ x.t()
         return self._gram
 

@@ -138,6 +138,4 @@ class TaskBatches:
         groups = self.seeds(index).split(self.per_step)
         for hand in dealt(len(groups), self.world, self.seed, index, start):
             drawn = self.pools.draw(groups[hand.group], self.shots, self.queries)
-            yield task_batch(
-                self.maker, self.pools.points, drawn, hand.seed, epoch=index + 1, padding=hand.padding
-            )
+            yield task_batch(self.maker, self.pools.points, drawn, hand.seed, epoch=index + 1, padding=hand.padding)

@@ -30,9 +30,7 @@ class WholeSide:
 
     def to(self, device: torch.device) -> WholeSide:
         """The same side on ``device``."""
-        return replace(
-            self, x=self.x.to(device), edge_index=self.edge_index.to(device), centre=self.centre.to(device)
-        )
+        return replace(self, x=self.x.to(device), edge_index=self.edge_index.to(device), centre=self.centre.to(device))
 
 
 class WholeSubgraphs:

@@ -1,10 +1,10 @@
 """Ego subgraphs of many points at once, and of each only what reaches its centres.
 
-A point is a node, or a pair of nodes. Its subgraph S is all that lies within h hops of its centres, cut to ``cap`` nodes
-drawn at random where it is larger (G-Meta, section 4; the centres always stay). An L-layer network gives the centres'
-rows from frontiers that shrink: level L are the centres, level l - 1 what the rows of level l take in within S, level 0
-what is fed. Degrees are those within S, so all of S is looked at, but only the frontiers are kept: for two layers on a
-citation graph a fortieth of the rows.
+A point is a node, or a pair of nodes. Its subgraph S is all that lies within h hops of its centres, cut to ``cap``
+nodes drawn at random where it is larger (G-Meta, section 4; the centres always stay). An L-layer network gives the
+centres' rows from frontiers that shrink: level L are the centres, level l - 1 what the rows of level l take in within
+S, level 0 what is fed. Degrees are those within S, so all of S is looked at, but only the frontiers are kept: for two
+layers on a citation graph a fortieth of the rows.
 
 Every (seed, point) pair has its own stream of random numbers, so a subgraph depends neither on other points nor on
 threads. N nodes, P points, C centres a point, L layers, R_l rows of level l over all points.
@@ -301,7 +301,11 @@ def _members(
     """Whole subgraphs: (nodes, nodes a point, edges [2, e] over all points' nodes, edges a point); centres first."""
     count = np.zeros(len(centres), dtype=np.int64)
     edges = np.zeros(len(centres), dtype=np.int64)
-    kept, source, target = np.empty(1024, dtype=np.int64), np.empty(4096, dtype=np.int64), np.empty(4096, dtype=np.int64)
+    kept, source, target = (
+        np.empty(1024, dtype=np.int64),
+        np.empty(4096, dtype=np.int64),
+        np.empty(4096, dtype=np.int64),
+    )
     nodes = np.empty(1024, dtype=np.int64)
     total, ne = 0, 0
     for p in range(len(centres)):
@@ -328,7 +332,10 @@ def _members(
                 total += 1
         for i in range(start, total):
             v = kept[i]
-            source, target = _room(source, ne + indptr[v + 1] - indptr[v]), _room(target, ne + indptr[v + 1] - indptr[v])
+            source, target = (
+                _room(source, ne + indptr[v + 1] - indptr[v]),
+                _room(target, ne + indptr[v + 1] - indptr[v]),
+            )
             for e in range(indptr[v], indptr[v + 1]):
                 u = np.int64(indices[e])
                 if seen[u] == stamp and not _apart(v, u, a, b, hidden):
@@ -347,8 +354,8 @@ def induced(
     """The whole subgraphs of ``centres`` [P, C], for models that are not cut to frontiers.
 
     Returns:
-        (node [n] rows of the graph, a point after the other and its centres first; how many a point; edges [2, e] source
-        above target, places in ``node``; how many edges a point).
+        (node [n] rows of the graph, a point after the other and its centres first; how many a point; edges [2, e]
+        source above target, places in ``node``; how many edges a point).
     """
     found: tuple[Array, Array, Array, Array] = _members(
         indptr, indices, centres, seeds, rules.hops, rules.cap, rules.hide, scratch.seen, scratch.place, scratch.stamp

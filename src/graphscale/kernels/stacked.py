@@ -1,8 +1,8 @@
 """Linear maps of many tasks at once, each with its own weights, on rows that lie task by task in unequal numbers.
 
-Padding to the largest task would cost its rows for all; a loop over torch's own products inside one function of autograd
-costs a few microseconds a task, and adds a bias while the rows are in cache. Backward passes are made of the same
-functions, so every map here is differentiable to any order. T tasks; rows of task t are ptr[t]:ptr[t + 1].
+Padding to the largest task would cost its rows for all; a loop over torch's own products inside one function of
+autograd costs a few microseconds a task, and adds a bias while the rows are in cache. Backward passes are made of the
+same functions, so every map here is differentiable to any order. T tasks; rows of task t are ptr[t]:ptr[t + 1].
 """
 
 from __future__ import annotations
@@ -146,9 +146,7 @@ def _sums(x: Tensor, ptr: Ptr) -> Tensor:
     return out
 
 
-def _blocks(
-    base: Tensor | None, c: Tensor, b: Tensor | None, blocks: Sequence[Tensor], ptr: Ptr, own: Ptr
-) -> Tensor:
+def _blocks(base: Tensor | None, c: Tensor, b: Tensor | None, blocks: Sequence[Tensor], ptr: Ptr, own: Ptr) -> Tensor:
     out: Tensor = _Blocks.apply(base, c, b, blocks, ptr, own)  # type: ignore[no-untyped-call]
     return out
 
@@ -184,9 +182,7 @@ def _spread(b: Tensor, ptr: Ptr) -> Tensor:
     return out
 
 
-def lifted_linear(
-    base: Tensor, blocks: Sequence[Tensor], c: Tensor | None, b: Tensor, ptr: Ptr, own: Ptr
-) -> Tensor:
+def lifted_linear(base: Tensor, blocks: Sequence[Tensor], c: Tensor | None, b: Tensor, ptr: Ptr, own: Ptr) -> Tensor:
     """``base`` plus a block-diagonal matrix times c, plus every task's own bias.
 
     Args:

@@ -4,8 +4,8 @@
     h_c = h_L[centre], both centres' side by side for a pair;  z = W_o h_c + b_o
 
 D and A are those of the subgraph. Weights that adapt come stacked [T, ...], a slice a task; others as they are. The
-first layer's may come as coefficients C of the support's rows in place of a slice (``batches.tasks``): then what the loss
-is differentiated by is the layer's output, for the gradient of W_1 is X_1^T of that.
+first layer's may come as coefficients C of the support's rows in place of a slice (``batches.tasks``): then what the
+loss is differentiated by is the layer's output, for the gradient of W_1 is X_1^T of that.
 
 T tasks, n points a task, C centres a point, H hidden units, R_l rows of level l.
 """
@@ -143,7 +143,9 @@ class EgoGCN(nn.Module):
             return Base(batch.support, None, own), Base(batch.query, None, own)
         weight = params[FIRST]
         product = sparse_linear(x, weight.t()) if isinstance(x, Csr) else x.to(weight.dtype) @ weight
-        first, second = (aggregate(side.lift, product) for side in (batch.support, batch.query) if side.lift is not None)
+        first, second = (
+            aggregate(side.lift, product) for side in (batch.support, batch.query) if side.lift is not None
+        )
         return Base(batch.support, first, own), Base(batch.query, second, own)
 
     def begun(self, params: Params, names: Iterable[str], tasks: int, support: Base) -> Params:
@@ -187,7 +189,9 @@ class EgoGCN(nn.Module):
         for conv in self.convs:
             assert isinstance(conv, Layer)
             h = x @ conv.weight
-            x = torch.relu(torch.zeros_like(h).index_add(0, edge_index[1], weight[:, None] * h[edge_index[0]]) + conv.bias)
+            x = torch.relu(
+                torch.zeros_like(h).index_add(0, edge_index[1], weight[:, None] * h[edge_index[0]]) + conv.bias
+            )
         return x
 
 

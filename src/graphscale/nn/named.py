@@ -125,6 +125,11 @@ def found(name: str) -> Any:
 
 
 def custom(name: str, in_dim: int, out_dim: int) -> nn.Module:
+    """What the user's ``module:callable`` makes of the widths.
+
+    Raises:
+        InputError: where it cannot be found, fails, or returns no module.
+    """
     make = found(name)
     try:
         inspect.signature(make).bind(in_dim, out_dim)

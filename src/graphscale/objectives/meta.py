@@ -1,22 +1,23 @@
-"""Meta-learning over episodes: G-Meta's loss and its settings (Huang, Zitnik; NeurIPS 2020, section 4, appendix E).
+r"""Meta-learning over episodes: G-Meta's loss and its settings (Huang, Zitnik; NeurIPS 2020, section 4, appendix E).
 
 | in the paper                               | here                                       |
 |--------------------------------------------|--------------------------------------------|
 | prototype p_k, mean of the support's class | ``prototypes``                             |
-| p(y = k) = softmax_k -\\|z - p_k\\|^2         | ``nearness``                               |
+| p(y = k) = softmax_k -\|z - p_k\|^2         | ``nearness``                               |
 | inner updates, appendix E, steps 5 to 8    | ``objectives.adapt``                       |
 | query loss under the adapted weights       | ``Meta.__call__``                          |
 
-What the released code does, and ``author`` reproduces: inner gradients are constants (first order); the query's loss meets
-prototypes that were made *before* the last inner step (stale); prototypes live in the space of logits, as wide as an
-episode has classes. The paper says none of the three. ``prototypes="fresh"`` makes them under the weights that the query
-meets, at the price of one more pass over the support.
+What the released code does, and ``author`` reproduces: inner gradients are constants (first order); the query's
+loss meets prototypes that were made *before* the last inner step (stale); prototypes live in the space of logits, as
+wide as an episode has classes. The paper says none of the three. ``prototypes="fresh"`` makes them under the weights
+that the query meets, at the price of one more pass over the support.
 
 T tasks, n support and m query points a task, W ways, D width of the space.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -98,14 +99,17 @@ class Meta:
 
     def __init__(self, net: EgoNet, how: How, *, steps: int) -> None:
         self.net, self.how, self.steps = net, how, steps
-        self.names = net.names(how.adapt)
+        # Prototypes of hidden points leave the head unused, and what is not used cannot adapt.
+        unused = "head." if how.space == "hidden" and how.loss == "proto" else "-"
+        self.names = tuple(name for name in net.names(how.adapt) if not name.startswith(unused))
 
     def __call__(self, params: Params, batch: TaskBatch) -> Outcome:
         """The outcome of a meta-batch."""
         with isolated(batch.seed, batch.support_y.device):
-            state = self._begun(params, batch)
-            for state in self._steps(params, batch, state, self.steps, self.how.order):  # noqa: B007
-                pass
+            begun = self._begun(params, batch)
+            # One step at a time: the graph of a step that is passed is let go before the next is made.
+            last = deque(self._steps(params, batch, begun, self.steps, self.how.order), maxlen=1)
+            state = last.pop() if last else begun
             logits = self._logits(params, batch, state)
         loss = mean_loss(logits, batch.query_y, batch.mask)
         return Outcome(loss_sum=loss.sum(), count=batch.count, scores={"logits": logits.detach()})
@@ -122,9 +126,9 @@ class Meta:
             state = self._begun(held, batch)
             if 0 in at:
                 yield Answers(0, self._logits(held, batch, state), None)
-            for k, state in enumerate(self._steps(held, batch, state, steps, "none"), start=1):
+            for k, moved in enumerate(self._steps(held, batch, state, steps, "none"), start=1):
                 if k in at:
-                    yield Answers(k, self._logits(held, batch, state), state.loss)
+                    yield Answers(k, self._logits(held, batch, moved), moved.loss)
 
     def _begun(self, params: Params, batch: TaskBatch) -> State:
         support, query = self.net.bases(params, batch)

@@ -8,10 +8,10 @@
 | prototypes and distances                        | ``objectives.meta``                      |
 | MAML's inner and outer loop (appendix E)        | ``objectives.adapt``, the loop           |
 
-``--variant author`` is the released code's step: first order, prototypes one step stale in the space of logits, the same
-tasks in every epoch, every point's subgraph drawn once, a pair's own edge left in its subgraph. The default resamples
-tasks and subgraphs, hides a support pair's own edge (a query's is never there), and makes prototypes under the weights
-that the queries meet; ``docs/gmeta.md`` has the difference in figures.
+``--variant author`` is the released code's step: first order, prototypes one step stale in the space of logits, the
+same tasks in every epoch, every point's subgraph drawn once, a pair's own edge left in its subgraph. The default
+resamples tasks and subgraphs, hides a support pair's own edge (a query's is never there), and makes prototypes under
+the weights that the queries meet; ``docs/gmeta.md`` has the difference in figures.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class GMetaConfig(TrainConfig):
     """Few-shot learning of nodes and links from local subgraphs."""
 
     data: str = "syn-cycle"
-    """syn-cycle, syn-ba, syn-cycle:10 (graphs), planted-graphs:G:N; a graph, a folder of .npz, TUDataset:NAME, a store."""
+    """syn-cycle, syn-ba, syn-cycle:10, planted-graphs:G:N; a graph; a folder of .npz; TUDataset:NAME; a store."""
     setup: Literal["auto", "disjoint", "shared", "links"] = "auto"
-    """New labels; new graphs with known labels; links on new graphs. auto: one graph is disjoint, several are shared."""
+    """New labels; new graphs of known labels; links on new graphs. auto: one graph is disjoint, several are shared."""
     method: Literal["gmeta", "anil", "protonet", "maml", "finetune", "no_finetune", "knn", "tlp"] = "gmeta"
     """gmeta, or what it is compared with: see docs/gmeta.md."""
     variant: Literal["house", "author"] = "house"
