@@ -49,7 +49,7 @@ def build(config: GMetaConfig, views: FewShotViews, seed: int) -> Run:
     """The composed run of one seed."""
     device = device_of(config.device)
     with rng.isolated(rng.derive(rng.INIT, seed)):
-        net = network(config, views).to(device)
+        net: Any = network(config, views).to(device)
     answer = answering(config, views, net)
     if config.method == "tlp":
         return fewshot_runs.composed(config, views, seed, net, _Infomax(net, views, device), _Alone(), answer)
@@ -62,7 +62,8 @@ def build(config: GMetaConfig, views: FewShotViews, seed: int) -> Run:
 def network(config: GMetaConfig, views: FewShotViews) -> nn.Module:
     """The network before the episodes."""
     if config.method == "tlp":
-        return infomax(1 if views.x is None else views.x.shape[1], config.hidden, config.depth)
+        encoder: nn.Module = infomax(1 if views.x is None else views.x.shape[1], config.hidden, config.depth)
+        return encoder
     return fewshot_runs.network(config, views, None if config.method == "no_finetune" else max(2, views.classes))
 
 

@@ -78,7 +78,7 @@ def read(config: GMetaConfig) -> FewShotViews:
 
 def _setup(config: GMetaConfig, collection: Collection) -> str:
     labelled = not collection.graph.multilabel and bool((collection.graph.y >= 0).any())
-    setup = config.setup
+    setup: str = config.setup
     if setup == "auto":
         shared = "shared" if labelled and collection.pairs is None else "links"
         setup = "disjoint" if labelled and collection.num_graphs == 1 else shared

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,7 +170,7 @@ class Subgraphs:
         return self._gram
 
 
-def point_seeds(points: Tensor, seed: int, epoch: int) -> np.ndarray:
+def point_seeds(points: Tensor, seed: int, epoch: int) -> Any:
     """[P] uint64: what decides the subgraph of every point [P, C]; a pair is the same point in either order."""
     key = np.uint64(rng.derive(rng.SAMPLE, seed, epoch))
     with np.errstate(over="ignore"):

@@ -61,7 +61,7 @@ class Scratch:
 
 
 @njit(nogil=True, cache=True)
-def _room(array: Array, wanted: int) -> Array:
+def _room(array: Array, wanted: Any) -> Array:
     if wanted <= len(array):
         return array
     larger = np.empty(max(wanted, 2 * len(array)), dtype=array.dtype)
@@ -70,7 +70,7 @@ def _room(array: Array, wanted: int) -> Array:
 
 
 @njit(nogil=True, cache=True)
-def _apart(u: int, v: int, a: int, b: int, hide: bool) -> bool:
+def _apart(u: Any, v: Any, a: Any, b: Any, hide: bool) -> bool:
     """Whether the entry between u and v is the pair's own."""
     return hide and ((u == a and v == b) or (u == b and v == a))
 
@@ -125,7 +125,7 @@ def _cut(nodes: Array, found: int, cap: int, centres: Array, seen: Array, stamp:
 
 @njit(nogil=True, cache=True)
 def _degree(
-    indptr: Array, indices: Array, v: int, whole: bool, loops: bool, a: int, b: int, hide: bool, seen: Array, stamp: int
+    indptr: Array, indices: Array, v: Any, whole: bool, loops: bool, a: Any, b: Any, hide: bool, seen: Array, stamp: int
 ) -> int:
     """Entries of v's row within the subgraph."""
     count = 1 if loops else 0
@@ -279,7 +279,9 @@ def _joined(found: Sequence[tuple[Array, ...]], layers: int) -> Levels:
     rows, entries, node, degree, length, column, value, size = columns
     ptr = np.zeros((layers + 1, len(rows) + 1), dtype=np.int64)
     np.cumsum(rows.T, axis=1, out=ptr[:, 1:])
-    indptr, indices, values = [], [], []
+    indptr: list[Array] = []
+    indices: list[Array] = []
+    values: list[Array] = []
     for l in range(1, layers + 1):
         total = int(entries[:, l].sum())
         arrays = (

@@ -13,7 +13,7 @@ T tasks, n points a task, C centres a point, H hidden units, R_l rows of level l
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -55,15 +55,15 @@ class EgoNet(Protocol):
         """Inner rates by name, where they are learned."""
         ...
 
-    def bases(self, params: Params, batch: TaskBatch) -> tuple[Base, Base]:
+    def bases(self, params: Params, batch: TaskBatch) -> tuple[Any, Any]:
         """(support, query) with what is common to all tasks and inner steps."""
         ...
 
-    def begun(self, params: Params, names: Iterable[str], tasks: int, support: Base) -> Params:
+    def begun(self, params: Params, names: Iterable[str], tasks: int, support: Any) -> Params:
         """Fast weights before the first step."""
         ...
 
-    def embed(self, params: Params, fast: Params, base: Base) -> Embedded:
+    def embed(self, params: Params, fast: Params, base: Any) -> Embedded:
         """The points of a side, under weights of which ``fast`` have adapted."""
         ...
 

@@ -34,7 +34,7 @@ class Encoder(nn.Module):
 
         Permuting features before a product is permuting its rows, so sparse ones stay as they are.
         """
-        first = self.lins[0].weight
+        first = dict(self.named_parameters())["lins.0.weight"]
         h = (sparse_linear(x, first) if isinstance(x, Csr) else x @ first.t())[order]
         scale = (adj.indptr.diff().to(h.dtype) + 1).rsqrt()[:, None]
         for l, (lin, act) in enumerate(zip(self.lins, self.acts, strict=True)):

@@ -20,14 +20,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from graphscale.batches.tasks import TaskBatch
-from graphscale.nn.ego import Base, EgoNet
+from graphscale.nn.ego import EgoNet
 from graphscale.objectives.adapt import Inner, Order, Rates, adapted
 from graphscale.rng import isolated
 from graphscale.step import Outcome, Params
@@ -48,8 +48,8 @@ class How:
 class State(NamedTuple):
     """T tasks on their way."""
 
-    support: Base
-    query: Base
+    support: Any  # of the network's making: what the inner loop does not change
+    query: Any
     fast: Params  # name -> [T, ...]
     before: Tensor | None  # [T, W, D] prototypes under the weights before the last step
     loss: Tensor | None  # [T] of the support, then
@@ -153,7 +153,7 @@ class Meta:
         for fast, before in adapted(state.fast, loss, steps=steps, rates=self._rates(params), order=order):
             yield state._replace(fast=fast, before=before.extra, loss=before.loss.detach())
 
-    def _placed(self, params: Params, fast: Params, base: Base) -> tuple[Tensor, dict[str, Tensor]]:
+    def _placed(self, params: Params, fast: Params, base: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """[T, n, D] points of a side in the space of prototypes."""
         hidden, along = self.net.embed(params, fast, base)
         wide = self.how.space == "hidden" and self.how.loss == "proto"
