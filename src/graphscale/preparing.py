@@ -19,6 +19,7 @@ from graphscale.events import Events
 from graphscale.graph import Graph
 from graphscale.partitioning import Method, Partition, partition
 from graphscale.store.folder import EVENTS, is_stream
+from graphscale.store.graphs import write_graphs
 from graphscale.store.stream import read_stream, write_stream
 
 
@@ -68,6 +69,29 @@ def prepare(
     with TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.rows.") as work:
         graph = edges.read(path, Path(work), features=features, labels=labels, undirected=undirected)
         return finish(graph, None)
+
+
+def prepare_graphs(
+    source: str, to: Path, *, undirected: bool = False, seed: int = 0, overwrite: bool = False
+) -> Partition:
+    """Make a store of a collection of graphs at ``to`` and return them as clusters.
+
+    Graphs are read one by one; what is large is kept in files meanwhile.
+
+    Args:
+        source: as ``data.collections.load`` has it.
+        seed: of generated graphs.
+
+    Raises:
+        InputError: where the source or the place cannot be used.
+    """
+    from graphscale.data import collections
+
+    if to.exists() and not (overwrite and store.is_store(to)):
+        raise InputError(f"{to} is in use. Give another --to, or --overwrite to replace a store.")
+    collection = collections.load(source, seed=seed, undirected=undirected)
+    made = {"source": source, "undirected": undirected, "seed": seed, "versions": probe.versions()}
+    return write_graphs(collection, to, made=made, overwrite=overwrite)
 
 
 def prepare_events(source: str, to: Path, *, directed: bool = False, overwrite: bool = False) -> Events:

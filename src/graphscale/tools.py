@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from graphscale.config import Device
+from graphscale.errors import InputError
 from graphscale.probe import PeakMemory
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ def prepare(
     source: Annotated[str, tyro.conf.Positional],
     /,
     to: Path,
-    num_parts: int,
+    num_parts: int | None = None,
+    graphs: bool = False,
     partitioner: Literal["metis", "stream", "random"] = "metis",
     weighted: bool = False,
     undirected: bool = False,
@@ -36,16 +38,26 @@ def prepare(
         source: what train takes as --data, ogb:NAME, or an edge list (.parquet, .csv, .npy).
         to: folder of the store.
         num_parts: clusters.
+        graphs: the source is a collection of graphs, and each is a cluster.
         partitioner: metis; stream (memory proportional to nodes, not edges); or random.
         weighted: METIS cuts little weight instead of few edges.
         undirected: add the reverse of every edge that lacks one.
         features: float32 [N, F] .npy beside an edge list.
         labels: Parquet or CSV beside an edge list: label, split (train, val, test), optionally node.
-        seed: of the clusters.
+        seed: of the clusters, or of generated graphs.
         overwrite: replace a store that lies in --to.
     """
     from graphscale import preparing
 
+    if (num_parts is None) != graphs:
+        raise InputError("one of --num-parts and --graphs says what the clusters are: parts of one graph, or graphs.")
+    if graphs and (weighted or features is not None or labels is not None or partitioner != "metis"):
+        raise InputError("graphs are not cut: --partitioner, --weighted, --features and --labels go with --num-parts.")
+    if num_parts is None:
+        return _made(
+            to,
+            lambda: preparing.prepare_graphs(source, to, undirected=undirected, seed=seed, overwrite=overwrite),
+        )
     return _made(
         to,
         lambda: preparing.prepare(

@@ -8,7 +8,7 @@ import torch
 from graphs import random_graph
 
 from graphscale.csr import Csr, from_entries
-from graphscale.data import union
+from graphscale.data import columns
 from graphscale.data.collections import joined, load
 from graphscale.errors import InputError
 
@@ -33,7 +33,7 @@ def sparse(graph):
 @pytest.mark.parametrize("features", ["dense", "sparse", "none"])
 @pytest.mark.parametrize("in_memory", [1 << 26, 1])
 def test_a_union_is_its_graphs_side_by_side(features, in_memory, monkeypatch):
-    monkeypatch.setattr(union, "_IN_MEMORY", in_memory)
+    monkeypatch.setattr(columns, "_IN_MEMORY", in_memory)
     graphs = [random_graph(n, seed=n, weighted=True) for n in (20, 31, 7)]
     if features == "sparse":
         graphs = [sparse(graph) for graph in graphs]
@@ -103,3 +103,52 @@ def test_real_graphs_share_their_columns(data_dir):
     assert twitch.graph.num_nodes == 34_118 and twitch.graph.adj.symmetric
     tissues = load("ohmnet")
     assert tissues.num_graphs == 9 and tissues.graph.x is None and (tissues.graph.y == -1).all()
+
+
+def test_planted_graphs_share_their_classes():
+    many = load("planted-graphs:6:400", seed=2)
+    graph = many.graph
+    assert many.num_graphs == 6 and graph.part_ptr.tolist() == [400 * g for g in range(7)]
+    assert graph.num_classes == 10 and graph.num_features == 32 and graph.adj.check_symmetric()
+    parts = graph.y.view(6, 400)
+    assert all(set(part.tolist()) == set(range(10)) for part in parts)
+    assert not torch.equal(parts[0], parts[1])
+    means = torch.stack([torch.stack([x[y == k].mean(0) for k in range(10)]) for x, y in zip(
+        graph.x.view(6, 400, 32), parts, strict=True)])  # fmt: skip
+    far = torch.cdist(means[0], means[1:].mean(0))  # a class's features are alike in all graphs
+    assert (far.argmin(1) == torch.arange(10)).double().mean() > 0.6
+    assert torch.equal(load("planted-graphs:6:400", seed=2).graph.x, graph.x)
+    assert torch.equal(load("planted-graphs:2:400", seed=2).graph.x, graph.x[:800])  # graph g follows from (seed, g)
+    assert not torch.equal(load("planted-graphs:6:400", seed=3).graph.y, graph.y)
+
+
+def tu_folder(root):
+    """Two triangles with tails as a TUDataset: 1 attribute, 3 classes of nodes."""
+    raw = root / "pyg" / "TUDataset" / "TINY" / "raw"
+    raw.mkdir(parents=True)
+    edges = [(1, 2), (2, 3), (3, 1), (3, 4), (5, 6), (6, 7), (7, 5)]
+    lines = {
+        "A": [f"{a}, {b}" for pair in edges for a, b in (pair, pair[::-1])],
+        "graph_indicator": [1, 1, 1, 1, 2, 2, 2],
+        "graph_labels": [1, 2],
+        "node_labels": [0, 0, 2, 1, 1, 1, 2],
+        "node_attributes": [0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5],
+    }
+    for name, rows in lines.items():
+        (raw / f"TINY_{name}.txt").write_text("\n".join(map(str, rows)) + "\n")
+
+
+def test_a_tudataset(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRAPHSCALE_DATA", str(tmp_path))
+    tu_folder(tmp_path)
+    both = load("TUDataset:TINY")
+    assert both.names == ("TINY-0", "TINY-1") and both.graph.part_ptr.tolist() == [0, 4, 7]
+    assert both.graph.y.tolist() == [0, 0, 2, 1, 1, 1, 2]
+    assert both.graph.x[:, 0].tolist() == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5] and both.graph.num_features == 1
+    assert both.graph.num_entries == 14 and both.graph.adj.symmetric
+    links = load("TUDataset:TINY:features").graph
+    assert (links.y == -1).all() and links.num_classes == 0 and links.num_features == 4
+    assert torch.equal(links.x[:, 1:].argmax(1), both.graph.y)
+    for name in ("TUDataset", "TUDataset:TINY:labels"):
+        with pytest.raises(InputError, match="names no TUDataset"):
+            load(name)

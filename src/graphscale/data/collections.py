@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from graphscale import store
@@ -23,17 +23,19 @@ from graphscale.data.pyg import DATA_VARIABLE, read_tu
 from graphscale.data.union import Collection, Pairs, joined
 from graphscale.errors import InputError
 from graphscale.graph import Graph
+from graphscale.store.graphs import read_graphs
 
 __all__ = ["Collection", "Pairs", "joined", "load"]
 
 _LEAST_PLANTED = 20  # nodes
 
 
-def load(name: str | Path, *, seed: int = 0) -> Collection:
+def load(name: str | Path, seed: int = 0, *, undirected: bool = False) -> Collection:
     """A collection by name, as above; names without a path are looked up in the folder ``GRAPHSCALE_DATA`` as well.
 
     Args:
         seed: of generated graphs.
+        undirected: add the reverse of every edge of an ``.npz`` file or a PyG data set.
 
     Raises:
         InputError: where nothing of that name exists, or the graphs do not go together.
@@ -45,11 +47,14 @@ def load(name: str | Path, *, seed: int = 0) -> Collection:
     if kind == "TUDataset":
         return joined(read_tu(name))
     folder = _folder(name)
+    if folder is not None and store.is_store(folder):
+        return read_graphs(folder)
     if folder is not None and task_folder.is_task_folder(folder):
-        return task_folder.read(folder)
+        return task_folder.read(folder, undirected=undirected)
     if folder is not None:
-        return joined(_npz_graphs(folder))
-    graph = static.load(name, seed=seed, bare=True)
+        files = sorted(folder.glob("*.npz"))
+        return joined((file.stem, static.read_npz(file, bare=True, undirected=undirected)) for file in files)
+    graph = static.load(name, seed=seed, bare=True, undirected=undirected)
     return joined([(_short(name), graph)], notes=graph.notes)
 
 
@@ -74,17 +79,17 @@ def _generated(name: str, kind: str, numbers: list[str], seed: int) -> Iterable[
 
 
 def _folder(name: str) -> Path | None:
-    """The folder of many graphs that a name means, if any."""
+    """The store or the folder of many graphs that a name means, if any."""
     if ":" in name or not name.strip():
         return None
     places = [Path(name), *([Path(os.environ[DATA_VARIABLE]) / name] if DATA_VARIABLE in os.environ else [])]
-    there = (p for p in places if p.is_dir() and not store.is_store(p) and not (p / "graph.npz").is_file())
-    return next((p for p in there if any(p.glob("*.npz")) or task_folder.is_task_folder(p)), None)
+    return next((place for place in places if place.is_dir() and _holds_graphs(place)), None)
 
 
-def _npz_graphs(folder: Path) -> Iterator[tuple[str, Graph]]:
-    for file in sorted(folder.glob("*.npz")):
-        yield file.stem, static.read_npz(file, bare=True)
+def _holds_graphs(place: Path) -> bool:
+    if store.is_store(place) or task_folder.is_task_folder(place):
+        return True
+    return not (place / "graph.npz").is_file() and any(place.glob("*.npz"))
 
 
 def _short(name: str) -> str:

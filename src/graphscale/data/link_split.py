@@ -6,19 +6,20 @@ that are no edge stand beside the edges of either set. The authors' sample scrip
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from graphscale import rng
-from graphscale.csr import Csr, from_entries
+from graphscale.csr import Csr, from_entries, index_dtype
+from graphscale.data.columns import Column, cast, one_thread
 from graphscale.data.union import Collection, Pairs
 from graphscale.errors import InputError
 
 
-def split_links(collection: Collection, share: float = 0.3, *, seed: int = 0) -> Collection:
+def split_links(collection: Collection, share: float = 0.3, seed: int = 0) -> Collection:
     """The same graphs with the support's edges alone, both directions, and pairs of either kind.
 
     An edge is one whatever its directions; loops are neither messages nor pairs; weights and edge attributes are left
@@ -35,36 +36,58 @@ def split_links(collection: Collection, share: float = 0.3, *, seed: int = 0) ->
     """
     if not 0 < share < 1:
         raise InputError(f"share {share}: some edges are the support, and not all. Give a number between 0 and 1.")
-    graph = collection.graph
-    edges = _edges(graph.adj)  # [2, edges], by graph
-    bounds = np.searchsorted(edges[0], graph.part_ptr.numpy())
-    parts: list[np.ndarray] = []
-    for g, name in enumerate(collection.names):
-        start, stop = int(graph.part_ptr[g]), int(graph.part_ptr[g + 1])
-        draw = np.random.default_rng(rng.derive(rng.DATA, seed, g))
-        own = edges[:, bounds[g] : bounds[g + 1]]
-        none = start + _no_edges(own - start, stop - start, draw, name)
-        own = own[:, draw.permutation(own.shape[1])]
-        support = round(share * own.shape[1])
-        parts += [own[:, :support], none[:, :support], own[:, support:], none[:, support:]]
-    sizes = torch.tensor([part.shape[1] for part in parts])
-    kind = torch.arange(len(parts)).repeat_interleave(sizes) % 4
-    pairs = Pairs(torch.from_numpy(np.concatenate(parts, 1).T.copy()), (kind % 2 == 0).long(), kind < 2)
-    messages = pairs.pair[kind == 0]
-    said = f"links: {len(messages):,} edges are the support and carry messages, {int((kind == 2).sum()):,} are asked"
-    split = replace(graph, adj=_both_ways(messages, graph.num_nodes), edge_attr=None, notes=(*graph.notes, said))
+    graph, ends = collection.graph, collection.graph.part_ptr.tolist()
+    with ExitStack() as files, one_thread():
+        out = _Growing(files)
+        for g, name in enumerate(collection.names):
+            draw = np.random.default_rng(rng.derive(rng.DATA, seed, g))
+            edges = _edges(graph.adj.rows(ends[g], ends[g + 1]), ends[g])
+            none = _no_edges(edges, ends[g + 1] - ends[g], draw, name)
+            edges = edges[:, draw.permutation(edges.shape[1])]
+            out.add(ends[g], ends[g + 1], edges, none, round(share * edges.shape[1]))
+        adj, pairs = out.done()
+    asked = int((pairs.label & ~pairs.support).sum())
+    said = f"links: {adj.num_entries // 2:,} edges are the support and carry messages, {asked:,} are asked"
+    split = replace(graph, adj=adj, edge_attr=None, notes=(*graph.notes, said))
     return replace(collection, graph=split, pairs=pairs)
 
 
-def _edges(adj: Csr) -> np.ndarray:
-    """[2, edges] the lower and the higher row of every edge, ascending."""
-    row, col = adj.row_of, adj.indices.long()
-    upper = row < col
-    if not adj.symmetric:
-        row, col = torch.minimum(row, col), torch.maximum(row, col)
-        upper = row < col
-    key = (row[upper] * adj.num_rows + col[upper]).unique()
-    return torch.stack([key // adj.num_rows, key % adj.num_rows]).numpy()
+class _Growing:
+    """Messages and pairs of one graph after another."""
+
+    def __init__(self, files: ExitStack) -> None:
+        self.pair, self.label, self.support = Column(files, np.int64, 2), Column(files, np.int64), Column(files, bool)
+        self.degree, self.indices = Column(files, np.int64), Column(files, np.int64)
+
+    def add(self, start: int, stop: int, edges: np.ndarray, none: np.ndarray, support: int) -> None:
+        """A graph's rows, its edges and as many pairs that are none, and how many of each are the support."""
+        for some, is_support in ((slice(support), True), (slice(support, None), False)):
+            for pairs, is_edge in ((edges[:, some], 1), (none[:, some], 0)):
+                self.pair.add(start + pairs.T)
+                self.label.add(np.full(pairs.shape[1], is_edge))
+                self.support.add(np.full(pairs.shape[1], is_support))
+        low, high = torch.from_numpy(edges[:, :support])
+        size = stop - start
+        messages, _ = from_entries(torch.cat([low, high]), torch.cat([high, low]), (size, size))
+        self.degree.add(messages.indptr.diff().numpy())
+        self.indices.add(start + messages.indices.numpy().astype(np.int64))
+
+    def done(self) -> tuple[Csr, Pairs]:
+        """All of them."""
+        degree, indices = self.degree.done(), self.indices.done()
+        nodes = degree.numel()
+        dtype = index_dtype(nodes, indices.numel())
+        indptr = torch.nn.functional.pad(degree.cumsum(0), (1, 0)).to(dtype)
+        adj = Csr(indptr, cast(indices, dtype), None, nodes, symmetric=True)
+        return adj, Pairs(self.pair.done(), self.label.done(), self.support.done())
+
+
+def _edges(rows: Csr, start: int) -> np.ndarray:
+    """[2, edges] the lower and the higher node of every edge of a graph, whose rows begin at ``start``."""
+    nodes = rows.num_rows
+    row, col = rows.row_of.numpy(), rows.indices.numpy().astype(np.int64) - start
+    key = np.unique((np.minimum(row, col) * nodes + np.maximum(row, col))[row != col])
+    return np.stack([key // nodes, key % nodes])
 
 
 def _no_edges(edges: np.ndarray, nodes: int, draw: np.random.Generator, name: str) -> np.ndarray:
@@ -87,9 +110,3 @@ def _no_edges(edges: np.ndarray, nodes: int, draw: np.random.Generator, name: st
     top -= top * (top - 1) // 2 > number  # the root may be rounded up
     top += (top + 1) * top // 2 <= number
     return np.stack([number - top * (top - 1) // 2, top])
-
-
-def _both_ways(pair: Tensor, nodes: int) -> Csr:
-    low, high = pair.t()
-    adj, _ = from_entries(torch.cat([low, high]), torch.cat([high, low]), (nodes, nodes))
-    return replace(adj, symmetric=True)

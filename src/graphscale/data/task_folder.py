@@ -35,7 +35,7 @@ def is_task_folder(path: Path) -> bool:
     return any((path / name).is_file() for name in (*names, *_PICKLES))
 
 
-def read(path: Path) -> Collection:
+def read(path: Path, *, undirected: bool = False) -> Collection:
     """The graphs, with labels and splits of nodes, or with pairs.
 
     Where pairs are given, edges between those that are asked, or that are said to be no link, are taken out of the
@@ -45,7 +45,7 @@ def read(path: Path) -> Collection:
         InputError: where there are no graphs but a pickle, or a table does not fit them.
     """
     files = _graph_files(path)
-    whole = joined((file.stem, static.read_npz(file, bare=True)) for file in files)
+    whole = joined((file.stem, static.read_npz(file, bare=True, undirected=undirected)) for file in files)
     place = {int(file.stem): g for g, file in enumerate(files)}
     links = {
         (split, support): _table(path / f"{split}_{part}.csv", whole.graph, place, ends=2)
@@ -145,7 +145,7 @@ def _with_pairs(whole: Collection, links: dict[tuple[str, bool], tuple[Tensor, T
 
 
 def _graphs_of(graph: Graph, rows: Tensor) -> Iterator[tuple[int, int]]:
-    for g in (torch.searchsorted(graph.part_ptr, rows[:, 0], right=True) - 1).unique().tolist():
+    for g in (torch.searchsorted(graph.part_ptr, rows[:, 0].contiguous(), right=True) - 1).unique().tolist():
         yield int(graph.part_ptr[g]), int(graph.part_ptr[g + 1])
 
 

@@ -6,21 +6,17 @@ N nodes and E entries in all, G graphs, F feature columns that all of them share
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from tempfile import SpooledTemporaryFile
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from graphscale import scratch
 from graphscale.csr import Csr, index_dtype
+from graphscale.data.columns import Column, cast, one_thread
 from graphscale.errors import InputError
 from graphscale.graph import Graph
-
-_IN_MEMORY = 1 << 26  # bytes of a column beyond which it goes to a nameless file
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,41 +46,16 @@ class Collection:
         return len(self.names)
 
 
-class _Column:
-    """An array that grows at its end, in memory while it is small."""
-
-    def __init__(self, files: ExitStack, dtype: Any, *width: int) -> None:
-        self._dtype, self._width = np.dtype(dtype), width
-        file = SpooledTemporaryFile(max_size=_IN_MEMORY, dir=scratch.folder())  # noqa: SIM115 - closed by files
-        self._file = files.enter_context(file)
-        self._length = 0
-
-    def add(self, rows: np.ndarray) -> None:
-        """Put rows at the end."""
-        self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).data.cast("B") if rows.size else b"")
-        self._length += len(rows)
-
-    def done(self) -> Tensor:
-        """The array."""
-        shape = (self._length, *self._width)
-        out = scratch.empty(*shape, dtype=torch.from_numpy(np.empty(0, self._dtype)).dtype)
-        self._file.seek(0)
-        flat = out.view(-1).numpy()
-        for some in scratch.blocks(flat.size, 1):
-            flat[some] = np.frombuffer(self._file.read((some.stop - some.start) * self._dtype.itemsize), self._dtype)
-        return out
-
-
 class _Features:
     """Feature rows of one graph after another: dense, sparse or none, all alike."""
 
     def __init__(self, files: ExitStack, first: Tensor | Csr | None) -> None:
         self.kind = _kind(first)
         if isinstance(first, Csr):
-            self._lengths, self._indices = _Column(files, np.int64), _Column(files, np.int64)
-            self._values = _Column(files, np.float32)
+            self._lengths, self._indices = Column(files, np.int64), Column(files, np.int64)
+            self._values = Column(files, np.float32)
         elif first is not None:
-            self._rows = _Column(files, first.numpy().dtype, first.shape[1])
+            self._rows = Column(files, first.numpy().dtype, first.shape[1])
 
     def add(self, x: Tensor | Csr | None) -> None:
         """Put a graph's rows at the end."""
@@ -103,17 +74,13 @@ class _Features:
         lengths, indices, values = self._lengths.done(), self._indices.done(), self._values.done()
         dtype = index_dtype(lengths.numel(), columns, indices.numel())
         indptr = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        return Csr(indptr.to(dtype), _as(indices, dtype), values, columns)
+        return Csr(indptr.to(dtype), cast(indices, dtype), values, columns)
 
 
 def _kind(x: Tensor | Csr | None) -> tuple[str, int]:
     if x is None:
         return "no", 0
     return ("sparse", x.num_cols) if isinstance(x, Csr) else ("dense", x.shape[1])
-
-
-def _as(array: Tensor, dtype: torch.dtype) -> Tensor:
-    return array if array.dtype == dtype else scratch.empty(*array.shape, dtype=dtype).copy_(array)
 
 
 def joined(graphs: Iterable[tuple[str, Graph]], *, notes: Iterable[str] = ()) -> Collection:
@@ -124,19 +91,8 @@ def joined(graphs: Iterable[tuple[str, Graph]], *, notes: Iterable[str] = ()) ->
     Raises:
         InputError: where there is no graph, or their features are not alike.
     """
-    with ExitStack() as files, _one_thread():
+    with ExitStack() as files, one_thread():
         return _Union(files, notes).of(iter(graphs))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Graphs are many and small: threads would wait for each other five times longer than they work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _Union:
@@ -144,8 +100,8 @@ class _Union:
 
     def __init__(self, files: ExitStack, notes: Iterable[str]) -> None:
         self.files = files
-        self.degree, self.indices, self.y, self.node_id = (_Column(files, np.int64) for _ in range(4))
-        self.weight = _Column(files, np.float32)
+        self.degree, self.indices, self.y, self.node_id = (Column(files, np.int64) for _ in range(4))
+        self.weight = Column(files, np.float32)
         self.names: list[str] = []
         self.ends = [0]
         self.weighted, self.symmetric = True, True
@@ -194,7 +150,7 @@ class _Union:
         dtype = index_dtype(nodes, int(indptr[-1]))
         weight, y = self.weight.done(), self.y.done()
         adj = Csr(
-            indptr.to(dtype), _as(self.indices.done(), dtype), weight if self.weighted else None, nodes, self.symmetric
+            indptr.to(dtype), cast(self.indices.done(), dtype), weight if self.weighted else None, nodes, self.symmetric
         )
         graph = Graph(
             adj=adj,

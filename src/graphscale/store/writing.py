@@ -55,6 +55,8 @@ def write(
     splits: Mapping[str, Tensor] | None = None,
     made: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    beside: Mapping[str, Tensor] | None = None,
+    said: Mapping[str, Any] | None = None,
 ) -> None:
     """Store ``graph`` with its nodes in the order of ``cut``.
 
@@ -64,6 +66,8 @@ def write(
     Args:
         splits: masks [N, S] where the source has several; by default the graph's own.
         made: how it was made, for the manifest.
+        beside: name -> an array that is stored as it is.
+        said: more of the manifest.
 
     Raises:
         InputError: where the partition is another graph's, or ``path`` is in use.
@@ -80,7 +84,10 @@ def write(
             out.whole(name, (mask if mask.ndim == 2 else mask[:, None])[order])
         out.whole("part_ptr", cut.part_ptr.numpy())
         out.whole("node_id", graph.node_id.numpy()[order])
+        for name, array in (beside or {}).items():
+            out.whole(name, array.numpy())
         manifest = {
+            **(said or {}),
             "format": FORMAT,
             "version": VERSION,
             "nodes": graph.num_nodes,
