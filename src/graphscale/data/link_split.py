@@ -107,6 +107,5 @@ def _no_edges(edges: np.ndarray, nodes: int, draw: np.random.Generator, name: st
     rank = draw.choice(possible - count, count, replace=False)
     number = rank + np.searchsorted(taken - np.arange(count), rank, side="right")
     top = ((1 + np.sqrt(1 + 8.0 * number)) / 2).astype(np.int64)
-    top -= top * (top - 1) // 2 > number  # the root may be rounded up
-    top += (top + 1) * top // 2 <= number
+    top -= top * (top - 1) // 2 > number  # beyond 2^53 the root may be rounded up, never down
     return np.stack([number - top * (top - 1) // 2, top])
