@@ -17,7 +17,8 @@ LAYERS = tuple(
     batches tables nn width
     objectives sync metrics checkpoint profile
     run loop evaluation histories nodes node_runs seeing gist_advice gist_outputs gist_runs testing stream_scores \
-    stream_baselines stream_coherence stream_runs
+    stream_baselines stream_coherence stream_runs fewshot_views fewshot_scores fewshot_parts \
+    fewshot_baselines fewshot_runs adapting
     recipes
     folder profiling
     console prediction launch orphan interrupt settings places progress saving session outputs preparing \

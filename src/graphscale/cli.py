@@ -251,6 +251,7 @@ def _dispatch(argv: Sequence[str]) -> int:
         "info": tools.info,
         "predict": tools.predict,
         "export": tools.export,
+        "adapt": tools.adapt,
     }
     command = _parsed(
         lambda: tyro.extras.subcommand_cli_from_dict(

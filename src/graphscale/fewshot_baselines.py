@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphscale import fewshot_runs, rng
+from graphscale import fewshot_parts, rng
 from graphscale.batches.deal import dealt, steps
 from graphscale.batches.episodes import Drawn, Pools
 from graphscale.batches.subgraphs import Inputs
@@ -52,11 +52,11 @@ def build(config: GMetaConfig, views: FewShotViews, seed: int) -> Run:
         net: Any = network(config, views).to(device)
     answer = answering(config, views, net)
     if config.method == "tlp":
-        return fewshot_runs.composed(config, views, seed, net, _Infomax(net, views, device), _Alone(), answer)
-    made = fewshot_runs.maker(config, views, seed, adapts=False)
+        return fewshot_parts.composed(config, views, seed, net, _Infomax(net, views, device), _Alone(), answer)
+    made = fewshot_parts.maker(config, views, seed, adapts=False)
     batches = PointBatches(made, views.pools["train"], seed=seed, world=World.current())
     learns = config.method != "no_finetune"
-    return fewshot_runs.composed(config, views, seed, net, Joint(net, learns=learns), batches, answer)
+    return fewshot_parts.composed(config, views, seed, net, Joint(net, learns=learns), batches, answer)
 
 
 def network(config: GMetaConfig, views: FewShotViews) -> nn.Module:
@@ -64,7 +64,7 @@ def network(config: GMetaConfig, views: FewShotViews) -> nn.Module:
     if config.method == "tlp":
         encoder: nn.Module = infomax(1 if views.x is None else views.x.shape[1], config.hidden, config.depth)
         return encoder
-    return fewshot_runs.network(config, views, None if config.method == "no_finetune" else max(2, views.classes))
+    return fewshot_parts.network(config, views, None if config.method == "no_finetune" else max(2, views.classes))
 
 
 def answering(config: GMetaConfig, views: FewShotViews, net: nn.Module) -> Answer:

@@ -1,26 +1,16 @@
-"""Composing few-shot runs: subgraphs, episodes, network, objective, scores."""
+"""Few-shot runs by method, and what is made of their checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from graphscale import rng
-from graphscale.batches.subgraphs import Inputs, Subgraphs
-from graphscale.batches.tasks import Maker, TaskBatch, TaskBatches
-from graphscale.batches.whole import WholeSubgraphs
+from graphscale import fewshot_baselines, fewshot_parts, rng
+from graphscale.batches.tasks import TaskBatches
+from graphscale.data.transform import Scaler
 from graphscale.errors import InputError
-from graphscale.fewshot_scores import METRICS, Answer, EpisodeScores
 from graphscale.fewshot_views import FewShotViews, read
-from graphscale.kernels.ego import Rules
-from graphscale.nn.ego import EgoGCN, EgoNet, Rates
-from graphscale.nn.ego_stock import StockEgo
-from graphscale.objectives.meta import How, Meta
 from graphscale.run import Run, Scores, device_of
-from graphscale.sync.replicas import Replicas
 from graphscale.world import World
 
 if TYPE_CHECKING:
@@ -29,154 +19,28 @@ if TYPE_CHECKING:
 
 def build(config: GMetaConfig, views: FewShotViews, seed: int) -> Run:
     """The composed run of one seed."""
-    from graphscale import fewshot_baselines
-    from graphscale.recipes.gmeta import META
-
     world, device = World.current(), device_of(config.device)
-    if config.method not in META:
+    if not config.meta:
         return fewshot_baselines.build(config, views, seed)
     with rng.isolated(rng.derive(rng.INIT, seed)):
-        net = network(config, views).to(device)
-    meta = Meta(net, how(config), steps=inner_steps(config))
-    made = maker(config, views, seed)
+        net = fewshot_parts.network(config, views).to(device)
+    meta = fewshot_parts.objective(config, net)
+    made = fewshot_parts.maker(config, views, seed)
     batches = TaskBatches(
         made, views.pools["train"], shots=config.shots, queries=config.queries, tasks=config.tasks,
         per_step=config.tasks_per_step, fixed=config.fixed, seed=seed, world=world,
     )  # fmt: skip
-    return composed(config, views, seed, net, meta, batches, answering(config, net, meta))
+    return fewshot_parts.composed(config, views, seed, net, meta, batches, fewshot_parts.answering(config, net))
 
 
-def composed(
-    config: GMetaConfig, views: FewShotViews, seed: int, net: nn.Module, objective: Any, batches: Any, answer: Answer
-) -> Run:
-    """A run by Adam and replicas, scored on fixed episodes.
-
-    Args:
-        objective: of a batch of ``batches``.
-        answer: see ``EpisodeScores``.
-    """
-    world, device = World.current(), device_of(config.device)
-    trained = [p for p in net.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    return Run(
-        model=net,
-        batches=batches,
-        sync=Replicas(net, optimiser, objective, world=world, clip=config.clip),
-        evaluate=scorer(config, views, seed, answer, device),
-        metrics=METRICS,
-        monitor=config.monitor or "accuracy",
-        world=world,
-        device=device,
-        keeps={"scaler": views.scaler.state_dict(), "graph": views.graph.identity(), "seed": seed},
-        notes=(*views.graph.notes, *said(views)),
-        prefetch=config.prefetch,
-    )
-
-
-def said(views: FewShotViews) -> list[str]:
-    """What episodes are drawn from."""
-    kind = "labels" if views.setup == "disjoint" else "graphs"
-    counts = ", ".join(f"{len(views.parts[split])} {split}" for split in ("train", "val", "test"))
-    notes = [f"{views.setup}: {counts} {kind}; {views.ways} ways"]
-    for split, pools in views.pools.items():
-        notes += [f"{split}: {note}" for note in pools.notes]
-    if views.graph.adj.values is not None:
-        notes.append("edge weights are not used: subgraphs weigh edges by degrees")
-    return notes
-
-
-def how(config: GMetaConfig) -> How:
-    """The settings of the objective."""
-    return How(
-        loss="ce" if config.method == "maml" else "proto",
-        adapt={"anil": "head", "protonet": "none"}.get(config.method, "all"),  # type: ignore[arg-type]
-        order=config.order,
-        prototypes=config.prototypes,
-        space=config.space,
-        rate=config.inner_lr,
-    )
-
-
-def inner_steps(config: GMetaConfig, *, test: bool = False) -> int:
-    """K."""
-    return 0 if config.method == "protonet" else config.test_steps if test else config.inner_steps
-
-
-def rules(config: GMetaConfig) -> Rules:
-    """What a subgraph is."""
-    whole = config.reach == "graph"
-    return Rules(
-        -1 if whole else config.hops, -1 if whole else config.cap, config.depth, config.self_loops, config.hide
-    )
-
-
-def maker(config: GMetaConfig, views: FewShotViews, seed: int, *, adapts: bool | None = None) -> Maker:
-    """What makes batches of points.
-
-    Args:
-        adapts: whether the first layer does; by default as the method has it.
-    """
-    through = config.method in ("gmeta", "maml") if adapts is None else adapts
-    if config.method == "tlp":
-        return _bare
-    usual: dict[str, Any] = {"seed": seed, "resample": config.resample}
-    if config.model != "gcn":
-        return WholeSubgraphs(views.graph.adj, views.x, rules(config), **usual)
-    return Subgraphs(
-        views.graph.adj, views.x, rules(config), adapts=through, threads=torch.get_num_threads(), **usual
-    )  # fmt: skip
-
-
-def _bare(support: Tensor, query: Tensor, epoch: int = 0) -> tuple[None, None, Inputs]:
-    """Points without subgraphs."""
-    return None, None, Inputs(None)
-
-
-def network(config: GMetaConfig, views: FewShotViews, outputs: int | None = None) -> EgoGCN | StockEgo:
-    """The network of a configuration, its weights drawn from torch's generator."""
-    features = 1 if views.x is None else views.x.shape[1]
-    outputs = outputs or views.ways
-    net: EgoGCN | StockEgo
-    if config.model == "gcn":
-        net = EgoGCN(features, config.hidden, config.depth, outputs, centres=views.centres)
-    else:
-        net = StockEgo.of(config.model, features, config.hidden, outputs, config.depth, centres=views.centres)
-    if config.learn_rates:
-        net.rates = Rates(net.names("head" if config.method == "anil" else "all"), config.inner_lr)
-    return net
-
-
-def answering(config: GMetaConfig, net: nn.Module, meta: Meta) -> Answer:
-    """Answers before and after adaptation, under the weights that the network has then."""
-    steps = inner_steps(config, test=True)
-
-    def answer(batch: TaskBatch) -> tuple[Tensor | None, Tensor]:
-        net.eval()
-        said = list(meta.answers(dict(net.named_parameters()), batch, steps=steps, at={0, steps}))
-        return said[0].logits, said[-1].logits
-
-    return answer
-
-
-def scorer(config: GMetaConfig, views: FewShotViews, seed: int, answer: Answer, device: torch.device) -> EpisodeScores:
-    """What scores validation and test."""
-    return EpisodeScores(
-        maker(config, views, seed), views.pools, answer, shots=config.shots, queries=config.queries,
-        tasks=config.eval_tasks, per_step=config.tasks_per_step, seed=seed, device=device,
-    )  # fmt: skip
-
-
-def restored(config: GMetaConfig, state: Mapping[str, Any]) -> tuple[nn.Module, FewShotViews]:
+def restored(config: GMetaConfig, state: Mapping[str, Any]) -> tuple[Any, FewShotViews]:
     """The network of a checkpoint, and the graphs.
 
     Raises:
         InputError: where the data's features are not those of training.
     """
-    from graphscale import fewshot_baselines
-    from graphscale.recipes.gmeta import META
-
-    views = read(config)
-    net = network(config, views) if config.method in META else fewshot_baselines.network(config, views)
+    views = read(config, Scaler.from_state(config.scaling, state["scaler"]))
+    net: Any = fewshot_parts.network(config, views) if config.meta else fewshot_baselines.network(config, views)
     try:
         net.load_state_dict(state["model"])
     except RuntimeError as error:
@@ -189,15 +53,7 @@ def restored(config: GMetaConfig, state: Mapping[str, Any]) -> tuple[nn.Module, 
 
 def scores(config: GMetaConfig, state: Mapping[str, Any]) -> Scores:
     """The scores of a checkpoint on its seed's episodes."""
-    from graphscale import fewshot_baselines
-    from graphscale.recipes.gmeta import META
-
     net, views = restored(config, state)
     seed = int(state["seed"])
-    if config.method in META:
-        assert isinstance(net, EgoGCN | StockEgo)
-        kept: EgoNet = net
-        answer = answering(config, net, Meta(kept, how(config), steps=inner_steps(config)))
-    else:
-        answer = fewshot_baselines.answering(config, views, net)
-    return scorer(config, views, seed, answer, device_of(config.device))()
+    said = fewshot_parts.answering(config, net) if config.meta else fewshot_baselines.answering(config, views, net)
+    return fewshot_parts.scorer(config, views, seed, said, device_of(config.device))()

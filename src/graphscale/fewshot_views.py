@@ -56,8 +56,11 @@ class FewShotViews:
         return self.pools["train"].ways
 
 
-def read(config: GMetaConfig) -> FewShotViews:
+def read(config: GMetaConfig, scaler: Scaler | None = None) -> FewShotViews:
     """Read, split and scale.
+
+    Args:
+        scaler: of a checkpoint, to see other data as it saw its own.
 
     Raises:
         InputError: where the data do not allow the setup.
@@ -72,7 +75,7 @@ def read(config: GMetaConfig) -> FewShotViews:
         pools, parts, classes = _shared(config, collection)
     else:
         pools, parts, classes = _disjoint(config, collection)
-    x, scaler = _features(config, collection, setup, parts["train"])
+    x, scaler = _features(config, collection, setup, parts["train"], scaler)
     return FewShotViews(collection, setup, x, pools, parts, classes, scaler)
 
 
@@ -168,7 +171,7 @@ def _links(config: GMetaConfig, collection: Collection) -> tuple[dict[str, Pools
 
 
 def _features(
-    config: GMetaConfig, collection: Collection, setup: str, train: Sequence[int]
+    config: GMetaConfig, collection: Collection, setup: str, train: Sequence[int], scaler: Scaler | None
 ) -> tuple[Tensor | Csr | None, Scaler]:
     graph = collection.graph
     if config.features == "own" and graph.x is None:
@@ -181,5 +184,5 @@ def _features(
         for g in train:
             seen[int(graph.part_ptr[g]) : int(graph.part_ptr[g + 1])] = True
     graph = replace(graph, masks={**graph.masks, "train": seen})
-    scaler = Scaler.fit(graph, config.scaling)
+    scaler = scaler or Scaler.fit(graph, config.scaling)
     return scaler.apply(graph).x, scaler

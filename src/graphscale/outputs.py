@@ -89,3 +89,30 @@ def predict(
         torch.set_num_threads(config.threads)
     config = replace(config, data=data or config.data, device=device or config.device)
     return prediction.write(to, partial(module.predicted, config, state, hidden=embeddings), embeddings=embeddings)
+
+
+def adapt(
+    run: Path, support: Path, query: Path | None, to: Path, *, steps: int | None = None, data: str | None = None,
+    device: Device | None = None,
+) -> Any:  # fmt: skip
+    """Adapt a meta-learned run to a table of labelled points, and write what it foretells of another table's.
+
+    Args:
+        run: folder of a run of one seed, of a recipe that adapts.
+        support, query, to: tables, in the recipe's form.
+        steps: inner steps; by default the run's.
+        data: other data with the same features; by default the run's own.
+        device: where to compute; by default as in training.
+
+    Raises:
+        InputError: where the run or a table cannot be used, or ``to`` is in use.
+    """
+    recipe, module, config, state = _best(run)
+    if not hasattr(module, "adapted"):
+        raise InputError(f"{recipe} does not adapt: it learned the labels that it foretells. Use graphscale predict.")
+    if to.exists():
+        raise InputError(f"{to} is in use. Give another --to.")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    config = replace(config, data=data or config.data, device=device or config.device)
+    return module.adapted(config, state, support, query, to, steps=steps)

@@ -231,3 +231,41 @@ def export(run: Annotated[Path, tyro.conf.Positional], /, to: Path) -> int:
 
     print(f"{to}: {outputs.export(run, to):,} numbers")
     return 0
+
+
+def adapt(
+    run: Annotated[Path, tyro.conf.Positional],
+    /,
+    support: Path,
+    to: Path,
+    query: Path | None = None,
+    steps: int | None = None,
+    data: str | None = None,
+    device: Device | None = None,
+    json: bool = False,
+) -> int:
+    """Foretell labels never seen: a run of gmeta adapts to a few labelled points.
+
+    Args:
+        run: folder of the run.
+        support: CSV or Parquet: node, label; other for pairs; graph where there are several.
+        query: likewise; a label is only compared with.
+        to: .csv or .parquet: the query's columns, predicted, and p_LABEL for every label.
+        steps: inner steps; by default the run's --test-steps.
+        data: another graph with the same features; by default the run's own.
+        device: where to compute; by default as in training.
+        json: print what came of it, the curve over inner steps included, as one JSON object.
+    """
+    from dataclasses import asdict
+
+    from graphscale import folder, outputs
+
+    done = outputs.adapt(run, support, query, to, steps=steps, data=data, device=device)
+    if json:
+        print(folder.dumps({**asdict(done), "to": str(done.to)}))
+        return 0
+    for point in done.curve:
+        print("  ".join(f"{name} {value:g}" if name == "step" else f"{name} {value:.4f}"
+                        for name, value in point.items() if value == value))  # fmt: skip
+    print(f"{done.to}: {done.rows:,} rows")
+    return 0

@@ -18,16 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from graphscale.config import TrainConfig
 from graphscale.errors import InputError
 
 if TYPE_CHECKING:
+    from graphscale.adapting import Adapted
     from graphscale.fewshot_views import FewShotViews
     from graphscale.run import Run, Scores
 
-META = ("gmeta", "anil", "protonet", "maml")
 # What the released code does, where the default does something else.
 AUTHOR: Mapping[str, Any] = {
     "order": "first", "prototypes": "stale", "space": "logit", "fixed": True, "resample": False, "hide": False,
@@ -149,6 +150,11 @@ class GMetaConfig(TrainConfig):
             raise InputError("gmeta trains in float32: inner steps are small. Leave --precision out.")
 
     @property
+    def meta(self) -> bool:
+        """Whether the method learns from episodes; else it is a baseline."""
+        return self.method in ("gmeta", "anil", "protonet", "maml")
+
+    @property
     def depth(self) -> int:
         """L."""
         return self.layers or self.hops
@@ -170,7 +176,7 @@ class GMetaConfig(TrainConfig):
         """The run as a sentence of its parts."""
         seen = f"graph, {self.depth} layers" if self.reach == "graph" else f"ego({self.hops}, cap {self.cap})"
         tasks = f"tasks({seen}, {self.ways} ways, {self.shots} shots) x {self.tasks_per_step}"
-        if self.method not in META:
+        if not self.meta:
             return f"{seen} . {self.model} . {self.method} . replicas"
         inner = {"gmeta": "all", "anil": "head", "maml": "all"}.get(self.method)
         loss = "ce" if self.method == "maml" else f"proto({self.space}, {self.prototypes})"
@@ -208,6 +214,21 @@ def restored(config: GMetaConfig, state: Mapping[str, Any]) -> tuple[Any, None, 
 
     net, views = fewshot_runs.restored(config, state)
     return net, None, views
+
+
+def adapted(
+    config: GMetaConfig,
+    state: Mapping[str, Any],
+    support: Path,
+    query: Path | None,
+    to: Path,
+    *,
+    steps: int | None = None,
+) -> Adapted:
+    """Adapt a checkpoint to labels never seen."""
+    from graphscale import adapting
+
+    return adapting.adapted(config, state, support, query, to, steps=steps)
 
 
 def predicted(config: GMetaConfig, state: Mapping[str, Any], *, hidden: bool) -> NoReturn:
