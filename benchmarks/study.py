@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from graphscale import configure, train
 from graphscale.config import plain
+from graphscale.folder import dumps
 
 
 def trained(
@@ -27,6 +29,39 @@ def trained(
             train(recipe, configure(recipe, **settings, seed=seed, out=out, overwrite=True))
         found.append(json.loads((out / "result.json").read_text()))
     return found
+
+
+class Ledger:
+    """What runs gave, a line each, in a file that is committed: a study goes on where it stopped, on any machine.
+
+    Args:
+        file: the lines, a JSON object each: recipe, name, settings, and what the run gave.
+        work: where runs are made; they are not kept.
+    """
+
+    def __init__(self, file: Path, work: Path) -> None:
+        self.file, self.work = file, work
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        self._known = {self._key(line["recipe"], line["settings"]): line for line in map(json.loads, lines)}
+
+    @staticmethod
+    def _key(recipe: str, settings: dict[str, Any]) -> str:
+        return json.dumps([recipe, settings], sort_keys=True)
+
+    def result(self, recipe: str, name: str, settings: dict[str, Any], *, run: bool = True) -> dict[str, Any] | None:
+        """The line of a run; where there is none it is made, or with ``run`` False is None."""
+        key = self._key(recipe, settings)
+        if key not in self._known and run:
+            made = train(recipe, configure(recipe, **settings, out=self.work / "run", overwrite=True))
+            kept = ("val", "test", "final", "best_epoch", "epochs", "seconds", "measures", "commit")
+            line = {"recipe": recipe, "name": name, "settings": settings,
+                    **{k: made[k] for k in kept if k in made}, "date": str(date.today())}  # fmt: skip
+            line = json.loads(dumps(line))
+            with open(self.file, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            self._known[key] = line
+            print(name, settings.get("seed"), line["test"], flush=True)
+        return self._known.get(key)
 
 
 def special(settings: dict[str, Any], recipe: str = "cluster_gcn") -> dict[str, Any]:
