@@ -35,19 +35,20 @@ Table = tuple[list[str], list[list[str]]]
 METHODS: dict[str, dict[str, Any]] = {
     "G-Meta": {},
     "G-Meta, author": {"variant": "author"},
-    "G-Meta, second order": {"order": "second"},
     "ProtoNet": {"method": "protonet"},
-    "ANIL": {"method": "anil"},
+    "MAML": {"method": "maml"},
     "MAML, whole graph": {"method": "maml", "reach": "graph"},
     "KNN": {"method": "knn"},
     "Finetune": {"method": "finetune"},
-    "No finetune": {"method": "no_finetune", "epochs": 1},
-    "TLP (DGI)": {"method": "tlp", "epochs": 100, "eval_every": 25, "lr": 1e-3},
+    "No finetune": {"method": "no_finetune", "epochs": 1, "eval_every": 1},
+    "TLP (DGI)": {"method": "tlp", "epochs": 100, "eval_every": 50, "lr": 1e-3},
 }
+# A head that begins at 0 needs more than prototypes do to move: tried on fold 0 of the cycle and of wiki.
+_HEADS = ("MAML", "MAML, whole graph", "Finetune", "No finetune")
 # (recalled figure of the paper, settings); degrees within subgraphs are the features, 2 ways and 1 shot.
 _SYN: dict[str, Any] = {
     "ways": 2, "shots": 1, "queries": 10, "hidden": 32, "inner_lr": 0.03, "lr": 0.01, "inner_steps": 5,
-    "test_steps": 10, "tasks": 320, "epochs": 5, "eval_tasks": 100,
+    "test_steps": 10, "tasks": 320, "tasks_per_step": 16, "epochs": 6, "eval_every": 2, "eval_tasks": 100,
 }  # fmt: skip
 SYNTHETIC: dict[str, tuple[str, dict[str, Any]]] = {
     "Cycle, one graph, new labels": ("87.2 ± 12.9", {"data": "syn-cycle", "val_labels": 2, "test_labels": 2}),
@@ -62,19 +63,20 @@ SYNTHETIC: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 _REAL: dict[str, Any] = {
-    "ways": 3, "shots": 3, "queries": 24, "hidden": 64, "tasks": 160, "epochs": 4, "inner_steps": 10, "test_steps": 20,
-    "eval_tasks": 60,
+    "ways": 3, "shots": 3, "queries": 24, "hidden": 64, "tasks": 160, "tasks_per_step": 8, "epochs": 4, "eval_every": 2,
+    "inner_steps": 5, "test_steps": 10, "eval_tasks": 40, "inner_lr": 0.003,
 }  # fmt: skip
 REAL: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
-    "wiki, new labels": ([{"fold": f} for f in range(5)], {"data": "wiki", "scaling": "row"}),
-    "twitch, new countries": (
-        [{"test_graph": g} for g in ("DE", "ENGB", "ES", "FR", "PTBR", "RU")], {"data": "twitch", "setup": "shared"}
-    ),
+    "wiki, new labels": ([{"fold": f} for f in range(5)], {"data": "wiki", "scaling": "standard"}),
+    "email_eu_core, new labels, structure alone": ([{"fold": f} for f in range(5)], {"data": "email_eu_core"}),
     "ohmnet, links of new tissues": (
         [{"fold": f} for f in (0, 3, 6)],
-        {"data": "ohmnet", "setup": "links", "shots": 16, "queries": 32, "test_graphs": 1},
+        {"data": "ohmnet", "setup": "links", "shots": 16, "queries": 32, "test_graphs": 1, "cap": 300, "hidden": 32},
     ),
-    "email_eu_core, new labels, structure alone": ([{"fold": f} for f in range(5)], {"data": "email_eu_core"}),
+    "twitch, new countries": (
+        [{"test_graph": g} for g in ("DE", "ENGB", "ES", "FR", "PTBR", "RU")],
+        {"data": "twitch", "setup": "shared", "scaling": "standard", "hidden": 32, "tasks": 80, "cap": 300},
+    ),
 }  # fmt: skip
 
 
@@ -84,7 +86,8 @@ def cases(only: dict[str, Any], base: dict[str, Any]) -> Iterator[tuple[str, str
         parts, settings = ([{"fold": f} for f in range(5)], row[1]) if isinstance(row[0], str) else row
         for method, special in METHODS.items():
             for part in parts:
-                yield name, method, {**base, **settings, **part, **special}
+                rate = {"inner_lr": 10 * base["inner_lr"]} if method in _HEADS else {}
+                yield name, method, {**base, **settings, **part, **rate, **special}
 
 
 def scores(ledger: Ledger, only: dict[str, Any], base: dict[str, Any], seeds: int, *, run: bool) -> Table:

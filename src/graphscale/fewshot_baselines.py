@@ -199,7 +199,7 @@ def _fed(views: FewShotViews) -> Tensor | Csr:
 
 
 class _Probe:
-    """Logistic regression on the support's embeddings, scaled to length 1; of a pair: product and distance."""
+    """Logistic regression on the support's embeddings, standardised over nodes; of a pair: product and distance."""
 
     def __init__(self, net: Any, views: FewShotViews, device: torch.device) -> None:
         self.net = net
@@ -213,7 +213,7 @@ class _Probe:
         if self._state is None or self._state[0] != version:
             self.net.eval()
             z = self.net.encoder(torch.arange(self.adj.num_rows, device=self.adj.device), self.x, self.adj)
-            self._state = (version, F.normalize(z, dim=1).cpu())
+            self._state = (version, ((z - z.mean(0)) / z.std(0).clamp(min=1e-6)).cpu())
         return self._state[1]
 
     def __call__(self, batch: TaskBatch) -> tuple[Tensor | None, Tensor]:
@@ -229,7 +229,9 @@ class _Probe:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a handful of points: convergence is not worth a word
             probe = LogisticRegression(C=10.0, max_iter=200).fit(near.numpy(), y.numpy())
-        return torch.from_numpy(probe.predict_log_proba(far.numpy())).float().view(-1, ways)
+        # Log-odds, not the logarithms of chances: those of the certain are minus infinity.
+        odds = torch.from_numpy(probe.decision_function(far.numpy())).float()
+        return torch.stack([-odds / 2, odds / 2], 1) if odds.dim() == 1 else odds.view(-1, ways)
 
 
 def _of_points(z: Tensor) -> Tensor:

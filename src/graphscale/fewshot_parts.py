@@ -70,7 +70,7 @@ def how(config: GMetaConfig) -> How:
         adapt={"anil": "head", "protonet": "none"}.get(config.method, "all"),  # type: ignore[arg-type]
         order=config.order,
         prototypes=config.prototypes,
-        space=config.space,
+        space=config.space or "hidden",
         rate=config.inner_lr,
     )
 
@@ -94,7 +94,7 @@ def maker(config: GMetaConfig, views: FewShotViews, seed: int, *, adapts: bool |
     Args:
         adapts: whether the first layer does; by default as the method has it.
     """
-    through = config.method in ("gmeta", "maml") if adapts is None else adapts
+    through = config.method in ("gmeta", "maml", "finetune", "no_finetune") if adapts is None else adapts
     if config.method == "tlp":
         return _bare
     usual: dict[str, Any] = {"seed": seed, "resample": config.resample}

@@ -105,8 +105,8 @@ class GMetaConfig(TrainConfig):
     """Whether inner gradients are constants of the outer one."""
     prototypes: Literal["fresh", "stale"] = "fresh"
     """Made under the weights that queries meet, or under those before the last inner step."""
-    space: Literal["logit", "hidden"] = "logit"
-    """Where prototypes live: what the head gives, or the last layer."""
+    space: Literal["hidden", "logit"] | None = None
+    """Where prototypes live: the last layer, or what the head gives (author, anil); by default the last layer."""
     tasks: int = 1000
     """Episodes an epoch."""
     tasks_per_step: int = 32
@@ -140,6 +140,8 @@ class GMetaConfig(TrainConfig):
                 f"--method {self.method} adapts, and 0 inner steps adapt nothing. Give --inner-steps and --test-steps"
                 " above 0, or --method protonet."
             )
+        if self.space is None:
+            object.__setattr__(self, "space", "logit" if self.method == "anil" else "hidden")
         if self.space == "hidden" and self.method == "anil":
             raise InputError(
                 "anil adapts the head, which --space hidden does not use. Choose --space logit, or protonet."
