@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rankstart import started
+from forked import started
 from rankwork import BUILD, accumulated, ranks
 
 

@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from rankstart import started
+from forked import started
 from subnetwork import DIMS, GRAPH, LR, batches, build, composed, fed, initial, mixed_ranks, ranks, trained
 from torch.distributed.checkpoint import FileSystemReader
 

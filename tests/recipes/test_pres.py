@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rankstart import started
+from forked import started
 from stopping import After
 from streams import DIM, composed, dealt_to, negatives, network, rank_of_two, small
 
