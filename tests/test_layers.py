@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import graphscale
@@ -28,11 +29,13 @@ LAYERS = tuple(
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
-def modules():
+@cache
+def modules() -> dict[str, Path]:
     return {p.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): p for p in ROOT.rglob("*.py")}
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Modules of the house that a file imports at run time, wherever in the file."""
     found = set()
     tree = ast.parse(path.read_text())
@@ -52,7 +55,7 @@ def imports(path: Path) -> set[str]:
                 found.add(whole if whole in modules() or f"{whole}.__init__" in modules() else base)
         elif isinstance(node, ast.Import):
             found |= {a.name.removeprefix("graphscale.") for a in node.names if a.name.startswith("graphscale.")}
-    return {name for name in found if name}
+    return frozenset(name for name in found if name)
 
 
 def test_every_module_has_a_layer():

@@ -87,6 +87,7 @@ def test_with_triton_but_without_a_gpu():
 def test_compiled_loops_leave_torch_its_threads():
     code = (
         "import torch\n"
+        "torch.ones(1000, 1000).sum()\n"  # torch sets OpenMP's number before its first sum, and not again
         "torch.set_num_threads(1)\n"
         "from graphscale.kernels.dropout import dropout\n"
         "dropout(torch.ones(10), 0.5)\n"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
+from forked import done, started
+from tilework import evaluated
 
 from graphscale import probe
 from graphscale.data.communities import Like
@@ -31,9 +31,7 @@ def stores(tmp_path_factory):
 
 def peak(store, out, *flags):
     settings = ["--epochs=1", "--hidden=64", "--threads=1", f"--out={out}", "--parts-per-batch=1", *flags]
-    command = [sys.executable, "-m", "graphscale", "train", "cluster_gcn", "--data", str(store), *settings]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done("train", "cluster_gcn", "--data", str(store), *settings, folder=out.parent)
     return json.loads((out / "result.json").read_text())["peak_anon_mb"]
 
 
@@ -50,31 +48,13 @@ def test_depth_adds_no_memory_but_weights(stores, tmp_path):
     assert many < few + SLACK  # 15 layers of all nodes: 150 MB
 
 
-EVALUATION = """
-import sys, torch
-from graphscale import probe, store
-from graphscale.nn import exact, named, stock
-from pathlib import Path
-
-torch.set_num_threads(1)
-graph = store.read(Path(sys.argv[1]))
-model = named.build(sys.argv[2], graph, in_dim=16, hidden=64, num_layers=int(sys.argv[3]), dropout=0.0)
-feed, _ = stock.Feed.of(model, graph)
-exact._ONE_PASS = 0
-before = probe.anon_mb()
-with probe.PeakMemory() as memory:
-    exact.outputs(model, feed, graph, torch.device("cpu"))
-print(memory.peak_mb - before)
-"""
-
-
-def evaluating(store, model, layers):
-    command = [sys.executable, "-c", EVALUATION, str(store), model, str(layers)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+def evaluating(store, model, out):
+    started(evaluated, store, model, out, size=1)
+    return float(out.read_text())
 
 
 @pytest.mark.parametrize("model", ["gcn", "gat"])
-def test_tiles_of_stock_models_hold_a_tiles_edges(stores, model):
-    few, many = (evaluating(store, model, 2) for store in stores.values())
+def test_tiles_of_stock_models_hold_a_tiles_edges(stores, tmp_path, model):
+    few, many = (evaluating(store, model, tmp_path / "megabytes") for store in stores.values())
     # One pass over 10 million entries takes a gigabyte for gat's scores; a tile has a million entries at most.
     assert many < few + (250 if model == "gat" else 80)

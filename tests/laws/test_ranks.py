@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import started
 from rankwork import BUILD, accumulated, ranks
 
 
 @pytest.mark.parametrize("kind", BUILD)
 def test_two_ranks_equal_accumulation(tmp_path, kind):
-    mp.spawn(ranks, (str(tmp_path), kind), nprocs=2)
+    started(ranks, str(tmp_path), kind, size=2)
     expected = accumulated(kind)
     for rank in (0, 1):
         state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
 import pytest
 import torch
+from forked import begun, done
 from stopping import After
 
 from graphscale import session
@@ -121,14 +120,14 @@ def test_killed_at_random_moments(tmp_path):
     trained(tmp_path / "whole", epochs=40)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in plain(replace(TINY, epochs=40)).items()
              if value is not None and not isinstance(value, bool)]  # fmt: skip
-    command = [sys.executable, "-m", "graphscale", "train", "cluster_gcn", *flags, "--out", str(tmp_path / "parts")]
+    command = ["train", "cluster_gcn", *flags, "--out", "parts"]
     killed = 0
     for wait in (0.0, 0.3, 0.05, 0.2, 0.1):
         again = ["--resume"] if (tmp_path / "parts" / "config.toml").is_file() else []
-        process = subprocess.Popen([*command, *again], stderr=subprocess.DEVNULL)
         started = (tmp_path / "parts" / "metrics.jsonl").stat().st_size if again else 0
+        process = begun(*command, *again, folder=tmp_path)
         deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
+        while process.is_alive() and time.monotonic() < deadline:
             file = tmp_path / "parts" / "metrics.jsonl"
             if file.is_file() and file.stat().st_size > started:  # it trains
                 time.sleep(wait)
@@ -136,7 +135,7 @@ def test_killed_at_random_moments(tmp_path):
                 killed += 1
                 break
             time.sleep(0.01)
-        process.wait()
+        process.join()
     assert killed >= 3
-    subprocess.run([*command, "--resume"], check=True, stderr=subprocess.DEVNULL)
+    done(*command, "--resume", folder=tmp_path)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")

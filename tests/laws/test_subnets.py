@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import started
 from subnetwork import DIMS, GRAPH, LR, batches, build, composed, fed, initial, mixed_ranks, ranks, trained
 from torch.distributed.checkpoint import FileSystemReader
 
@@ -41,7 +41,7 @@ def _as_ranks_have(request):
 
 
 def spawned(folder, size, tasks):
-    mp.spawn(ranks, (size, str(folder), tasks), nprocs=size)
+    started(ranks, size, str(folder), tasks, size=size)
     return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name, *_ in tasks}
 
 
@@ -307,4 +307,4 @@ def test_tables_are_refused():
 
 
 def test_tensors_of_several_types_travel_as_what_they_are(tmp_path):
-    mp.spawn(mixed_ranks, (str(tmp_path),), nprocs=2)
+    started(mixed_ranks, str(tmp_path), size=2)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import started
 from stopping import After
 from streams import DIM, composed, dealt_to, negatives, network, rank_of_two, small
 
@@ -126,7 +126,7 @@ def test_the_penalty_reaches_the_update_and_changes_no_memory():
 
 
 def test_two_ranks_equal_one_process_that_accumulates(tmp_path):
-    mp.spawn(rank_of_two, (str(tmp_path),), nprocs=2)
+    started(rank_of_two, str(tmp_path), size=2)
     events = small(num_events=50)
     run = composed(events, World())
     halves = [dealt_to(run.batches, rank) for rank in range(2)]

@@ -8,7 +8,8 @@ import numba
 import torch
 from torch import Tensor
 
-_MOST = numba.get_num_threads()
+# Asked for by numba.get_num_threads(), this number would start numba's threads, and set torch's, at the import.
+_MOST = int(numba.config.NUMBA_NUM_THREADS)
 
 
 def looped(loop: Any, *arguments: Any) -> None:
