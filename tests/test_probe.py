@@ -79,7 +79,7 @@ def test_versions():
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert found["torch"] == torch.__version__
     assert found["graphscale"] == __version__
-    assert {"torch-geometric", "numpy", "numba", "pymetis", "machine"} <= set(found)
+    assert {"torch-geometric", "numpy", "numba", "pymetis", "torchmetrics", "machine"} <= set(found)
 
 
 def test_commit_is_that_of_the_source_or_none():

@@ -1,13 +1,10 @@
-"""Scores of predictions, as fractions; tests hold them against scikit-learn's.
-
-A library of metrics takes longer to import than torch (torchmetrics: 1.5 s and 76 MB, most of it matplotlib and scipy),
-and every process of every run would pay.
-"""
+"""Scores of predictions, as fractions. Computed by torchmetrics."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torchmetrics.functional import classification as tm
 
 from graphscale.objectives.node import node_loss_sum
 
@@ -35,9 +32,10 @@ def score(logits: Tensor, y: Tensor) -> dict[str, float]:
         return dict.fromkeys(names(classes, multilabel=y.dim() == 2), float("nan"))
     out: dict[str, Tensor] = {}
     if y.dim() == 2:
-        truth, told = y > 0, logits > 0
-        hits, all_ = (truth & told).sum(0), told.sum(0) + truth.sum(0)  # [C]
-        out["f1_micro"], out["f1_macro"] = _f1(hits.sum(), all_.sum()), _f1(hits, all_).mean()
+        # Given logits that all lie in [0, 1], torchmetrics would take them for probabilities.
+        truth, told = y.long(), (logits > 0).long()
+        for kind in ("micro", "macro"):
+            out[f"f1_{kind}"] = tm.multilabel_f1_score(told, truth, classes, average=kind)
     else:
         out["accuracy"] = (logits.argmax(1) == y).double().mean()
         out["f1_micro"] = out["accuracy"]
@@ -50,35 +48,19 @@ def score(logits: Tensor, y: Tensor) -> dict[str, float]:
 
 def _f1_macro(logits: Tensor, y: Tensor) -> Tensor:
     """Mean over the classes that occur in the labels."""
-    told, classes = logits.argmax(1), logits.shape[1]
-    truth, all_told, hits = (torch.bincount(of, minlength=classes) for of in (y, told, y[told == y]))  # [C] each
-    return _f1(hits, all_told + truth)[truth > 0].mean()
-
-
-def _f1(hits: Tensor, both: Tensor) -> Tensor:
-    """Harmonic mean of precision and recall; 0 where nothing was said or true.
-
-    Args:
-        hits: examples said to be of the class that are.
-        both: examples said to be of it, and again those that are.
-    """
-    return 2 * hits.double() / both.clamp(min=1)
+    per_class = tm.multiclass_f1_score(logits, y, logits.shape[1], average="none")
+    return per_class[y.unique()].mean()
 
 
 def ranking(margin: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """``auc`` and ``ap`` of margins [k], larger ones for class 1, and classes [k]; NaN where one class is missing.
-
-    Equal margins are one step of either curve: a pair of them counts half in ``auc``.
-    """
+    """``auc`` and ``ap`` of margins [k], larger ones for class 1, and classes [k]; NaN where one class is missing."""
     if y.unique().numel() < 2:
         nan = torch.tensor(float("nan"))
         return {"auc": nan, "ap": nan}
-    value, place = margin.unique(return_inverse=True)  # ascending
-    true, false = (torch.bincount(place[y == c], minlength=value.numel()).double() for c in (1, 0))  # [values]
-    auc = (true * (false.cumsum(0) - false / 2)).sum() / (true.sum() * false.sum())
-    true_above, false_above = (n.flip(0).cumsum(0).flip(0) for n in (true, false))  # at this margin or a larger one
-    ap = (true * true_above / (true_above + false_above)).sum() / true.sum()
-    return {"auc": auc, "ap": ap}
+    # The margin is a logit already; torchmetrics would squash values outside [0, 1] by a sigmoid in float32,
+    # which ties the most certain predictions. Ranks keep the order.
+    rank = margin.unique(return_inverse=True)[1].double() / max(1, y.numel())
+    return {"auc": tm.binary_auroc(rank, y), "ap": tm.binary_average_precision(rank, y)}
 
 
 def better(name: str, new: float, old: float) -> bool:

@@ -56,7 +56,7 @@ class PeakMemory:
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide a number."""
     found = {"python": platform.python_version(), "machine": f"{platform.machine()} {sys.platform}"}
-    for name in ("graphscale", "torch", "torch-geometric", "numpy", "numba", "pymetis"):
+    for name in ("graphscale", "torch", "torch-geometric", "numpy", "numba", "pymetis", "torchmetrics"):
         found[name] = metadata.version(name)
     return found
 
