@@ -55,6 +55,8 @@ def outside(*command: str, **environment: str) -> subprocess.CompletedProcess[st
         ["show", "cluster_gcn"],
         ["advise", "--help"],
         ["advise", "pres", "--help"],
+        ["tune", "--help"],
+        ["tune", "cluster_gcn", "--help"],
     ],
 )
 def test_help_imports_neither_torch_nor_pyg(argv):
@@ -65,7 +67,7 @@ def test_help_imports_neither_torch_nor_pyg(argv):
             code = main({argv!r})
         except SystemExit as stop:
             code = stop.code or 0
-        heavy = sorted({{"torch", "torch_geometric", "numba", "sklearn"}} & set(sys.modules))
+        heavy = sorted({{"torch", "torch_geometric", "numba", "sklearn", "optuna", "sqlalchemy"}} & set(sys.modules))
         print("HEAVY", heavy, code)
     """
     done = outside("-c", textwrap.dedent(program))
@@ -81,7 +83,7 @@ def test_help_names_every_command(run):
     code, out, err = run("--help")
     assert code == 0
     assert err == ""
-    for command in ("list", "show", "train", "advise", "evaluate"):
+    for command in ("list", "show", "train", "advise", "tune", "evaluate"):
         assert command in out
 
 

@@ -66,7 +66,7 @@ def here(tmp_path, monkeypatch) -> Path:
 TRAIN = ("train", "cluster_gcn", *TINY)
 MISTAKES = {
     # usage
-    "no command": ((), "list, show, train, advise, evaluate"),
+    "no command": ((), "list, show, train, advise, tune, e"),
     "unknown command": (("learn",), "learn.*graphscale --help"),
     "no recipe": (("train",), "train needs a recipe.*cluster_gcn"),
     "flags before the recipe": (("train", "--data", "good.npz", "cluster_gcn"), "recipe before all flags"),

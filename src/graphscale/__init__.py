@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from graphscale.session import evaluate as evaluate
     from graphscale.session import train as train
     from graphscale.settings import configure as configure
+    from graphscale.tuning import tune as tune
 
 _HOME = {
     "accelerate": "nn.fast",
@@ -54,6 +55,7 @@ _HOME = {
     "evaluate": "session",
     "train": "session",
     "fit": "loop",
+    "tune": "tuning",
 }
 
 # Where the outside name differs from the one at home.

@@ -14,21 +14,31 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, redirect_stderr
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, make_dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from graphscale import __version__, catalog, launch, settings, tools
-from graphscale.config import Device, TrainConfig, plain
+from graphscale import __version__, catalog, launch, search_space, settings, tools
+from graphscale.config import Device, TrainConfig, checked, plain
 from graphscale.errors import DivergenceError, InputError
 from graphscale.presets import PRESETS
+from graphscale.study_config import StudyConfig
 
 PROGRAM = "graphscale"
 
 T = TypeVar("T")
+
+_SEARCHED = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(
+        metavar="SETTING=VALUES",
+        help="A setting and its values, as often as needed: lr=1e-4..1e-1:log, dropout=0..0.8, hidden=64,128."
+        " By default what [search] in --config says, or the recipe's usual ones.",
+    ),
+]
 
 
 def list_names() -> int:
@@ -57,6 +67,11 @@ def show(recipe: Annotated[str, tyro.conf.Positional], /) -> int:
 
 def advise(recipe: Annotated[str, tyro.conf.Positional], /) -> int:
     """Advise on the size of batches: graphscale advise pres --data D, with the same flags as train, --json too."""
+    return train(recipe)
+
+
+def tune(recipe: Annotated[str, tyro.conf.Positional], /) -> int:
+    """Search over a recipe's settings by the score on validation: graphscale tune RECIPE --search lr=1e-4..1e-1:log."""
     return train(recipe)
 
 
@@ -141,6 +156,46 @@ def _advise(config: Any, notes: list[str]) -> int:
     return 0
 
 
+def _tune(recipe: str, argv: Sequence[str]) -> int:
+    config, study, search, notes = _searched(recipe, argv, f"{PROGRAM} tune {recipe}")
+    from graphscale import console, folder, tuning
+
+    screen = console.Console()
+    for note in notes:
+        screen.say(note)
+    result = tuning.tune(recipe, config, search, console=screen, **asdict(study))
+    if config.json:
+        print(folder.dumps(result), flush=True)
+    return 0
+
+
+def _searched(
+    recipe: str, argv: Sequence[str], prog: str
+) -> tuple[TrainConfig, StudyConfig, dict[str, Any], tuple[str, ...]]:
+    """The settings that are not searched, how to search, what to search, and notes: from file and flags."""
+    seen = _early(argv)
+    file = None if seen.config is None else Path(seen.config)
+    if seen.resume:
+        if seen.config is not None:
+            raise InputError("--config: a resumed search goes on with its own settings. Leave --config out.")
+        if seen.out is None or not (file := Path(seen.out) / "study.toml").is_file():
+            raise InputError("--resume: there is no search to go on with. Give the folder of one with --out.")
+    kind, values, notes, tables = settings.layers(
+        recipe, data=seen.data, preset=seen.preset, config=file, tables=settings.TABLES
+    )
+    study = StudyConfig(**checked(StudyConfig, tables.get("study", {}), f"[study] of --config {file}"))
+    # Flags of a search and of its recipe, side by side.
+    both = make_dataclass("Search", [("search", _SEARCHED), ("study", StudyConfig), ("run", kind)], frozen=True)
+    both.__doc__ = "Search over settings of a recipe by the score on validation; the recipe's flags are what is fixed."
+    default = both((), study, _unchecked(kind, values))
+    _demand_flags(kind, argv)
+    flat = (tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction)
+    given: Any = _parsed(lambda: tyro.cli(both, args=list(argv), default=default, prog=prog, config=flat), prog)
+    from_file = {name.replace("-", "_"): values for name, values in tables.get("search", {}).items()}
+    search = {**from_file, **search_space.entries(given.search)}
+    return replace(given.run, config=None), given.study, search, () if seen.resume else notes
+
+
 def _show(recipe: str, config: TrainConfig, notes: list[str]) -> int:
     for note in notes:
         print(f"# {note}")
@@ -160,20 +215,25 @@ def resolve(recipe: str, argv: Sequence[str], program: str) -> tuple[TrainConfig
     Raises:
         InputError: on an unknown preset, or a file that is missing, damaged or sets what does not exist.
     """
-    # tyro takes its defaults before it reads a flag, so the flags that choose defaults are read first.
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--data", "--preset", "--config", "--out"):
-        early.add_argument(flag, nargs="?")  # a missing value is tyro's to report
-    early.add_argument("--resume", action="store_true")
-    seen, _ = early.parse_known_args([a for a in argv if a not in ("-h", "--help")])
+    seen = _early(argv)
     prog = f"{program} {recipe}"
     # torchrun starts a run's lost processes with the command that it was started with.
     again = launch.restarted() > 0 and seen.out is not None and (Path(seen.out) / "config.toml").is_file()
     if seen.resume or again:
         return _resumed(recipe, seen.out, argv, prog, again=again), []
     file = None if seen.config is None else Path(seen.config)
-    kind, values, notes = settings.layers(recipe, data=seen.data, preset=seen.preset, config=file)
+    kind, values, notes, _ = settings.layers(recipe, data=seen.data, preset=seen.preset, config=file)
     return replace(_flags(kind, _unchecked(kind, values), argv, prog), config=None), list(notes)
+
+
+def _early(argv: Sequence[str]) -> argparse.Namespace:
+    """The flags that choose defaults: tyro takes its defaults before it reads a flag."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--data", "--preset", "--config", "--out"):
+        early.add_argument(flag, nargs="?")  # a missing value is tyro's to report
+    early.add_argument("--resume", action="store_true")
+    seen, _ = early.parse_known_args([a for a in argv if a not in ("-h", "--help")])
+    return seen
 
 
 def _unchecked(kind: type[TrainConfig], values: Mapping[str, Any]) -> TrainConfig:
@@ -185,10 +245,15 @@ def _unchecked(kind: type[TrainConfig], values: Mapping[str, Any]) -> TrainConfi
 
 
 def _flags(kind: type[TrainConfig], default: TrainConfig, argv: Sequence[str], prog: str) -> TrainConfig:
+    _demand_flags(kind, argv)
+    return _parsed(lambda: tyro.cli(kind, args=list(argv), default=default, prog=prog), prog)
+
+
+def _demand_flags(kind: type[TrainConfig], argv: Sequence[str]) -> None:
+    """Refuse the flags of other recipes that cannot be had here."""
     for flag in argv:
         if reason := kind.refuses().get(flag.partition("=")[0].removeprefix("--").replace("-", "_")):
             raise InputError(reason)
-    return _parsed(lambda: tyro.cli(kind, args=list(argv), default=default, prog=prog), prog)
 
 
 def _resumed(recipe: str, out: str | None, argv: Sequence[str], prog: str, *, again: bool) -> TrainConfig:
@@ -232,8 +297,10 @@ def _dispatch(argv: Sequence[str]) -> int:
     if argv[:1] == ["--version"]:
         print(__version__)
         return 0
-    if argv[:1] in (["train"], ["show"], ["advise"]) and argv[1:2] not in (["-h"], ["--help"]):
+    if argv[:1] in (["train"], ["show"], ["advise"], ["tune"]) and argv[1:2] not in (["-h"], ["--help"]):
         recipe = _recipe(argv)
+        if argv[0] == "tune":
+            return _tune(recipe, argv[2:])
         config, notes = resolve(recipe, argv[2:], f"{PROGRAM} {argv[0]}")
         if argv[0] == "advise":
             return _advise(config, notes)
@@ -244,6 +311,7 @@ def _dispatch(argv: Sequence[str]) -> int:
         "show": show,
         "train": train,
         "advise": advise,
+        "tune": tune,
         "evaluate": evaluate,
         "prepare": tools.prepare,
         "prepare-events": tools.prepare_events,
@@ -267,7 +335,7 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 
 def _recipe(argv: Sequence[str]) -> str:
-    """The recipe of train, show or advise: it stands before all flags, because it decides which there are."""
+    """The recipe of train, show, advise or tune: it stands before all flags, because it decides which there are."""
     name = argv[1] if len(argv) > 1 else "-"
     if name in catalog.RECIPES:
         if argv[0] == "advise" and name != "pres":

@@ -17,7 +17,35 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class Settings:
+    """Values of the types that their fields name."""
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not _fits(hint, value):
+                raise InputError(f"{flag(name)} {value!r}: {_needed(hint)} is needed. Change the value.")
+            object.__setattr__(self, name, _converted(hint, value))
+
+    @classmethod
+    def refuses(cls) -> dict[str, str]:
+        """Settings of others that cannot be had here, with the reason."""
+        return {}
+
+    def demand(self, names: tuple[str, ...], holds: Any, what: str) -> None:
+        """Refuse the first of the named values that is set and does not hold, by its flag.
+
+        Raises:
+            InputError: naming the flag.
+        """
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not holds(value):
+                raise InputError(f"{flag(name)} {value}: it {what}. Change the flag or the file.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Settings):
     """Settings that every recipe shares."""
 
     data: str = "digits"
@@ -82,11 +110,7 @@ class TrainConfig:
     """Print the result as one JSON object, the last line of standard output."""
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if not _fits(hint, value):
-                raise InputError(f"{_flag(name)} {value!r}: {_needed(hint)} is needed. Change the value.")
-            object.__setattr__(self, name, _converted(hint, value))
+        Settings.__post_init__(self)
         if _is_file(Path(self.data)):  # a run is evaluated from other folders too
             object.__setattr__(self, "data", str(Path(self.data).resolve()))
         positive = ("epochs", "seeds", "eval_every", "keep", "save_every", "save_seconds", "save_steps", "nproc", "lr")
@@ -99,9 +123,9 @@ class TrainConfig:
         return max(self.restarts, int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)))
 
     @classmethod
-    def refuses(cls) -> dict[str, str]:
-        """Settings of other recipes that cannot be had here, with the reason."""
-        return {}
+    def protocol(cls) -> tuple[str, ...]:
+        """Settings that decide what is scored, or on what: scores under different ones do not compare."""
+        return ("data", "split", "monitor")
 
     @property
     def elastic(self) -> bool:
@@ -116,19 +140,9 @@ class TrainConfig:
         """Steps between two checkpoints, where they are counted."""
         return self.save_steps
 
-    def demand(self, names: tuple[str, ...], holds: Any, what: str) -> None:
-        """Refuse the first of the named values that is set and does not hold, by its flag.
 
-        Raises:
-            InputError: naming the flag.
-        """
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and not holds(value):
-                raise InputError(f"{_flag(name)} {value}: it {what}. Change the flag or the file.")
-
-
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """A setting as it is written on the command line."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -149,7 +163,7 @@ def plain(config: TrainConfig) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
-def checked(kind: type[TrainConfig], values: Mapping[str, Any], source: str) -> dict[str, Any]:
+def checked(kind: type[Settings], values: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Values of a file or preset as keywords of ``kind``; dashes in names are underscores.
 
     Raises:
@@ -269,6 +283,11 @@ class NodeConfig(TrainConfig):
                 f"--precompute and --residual belong to --model cluster_gcn; {self.model} runs unedited."
                 " Leave them out, or write them into your model."
             )
+
+    @classmethod
+    def protocol(cls) -> tuple[str, ...]:
+        """Which nodes are seen in training is of the protocol too."""
+        return (*TrainConfig.protocol(), "setting")
 
     def decay_of(self, name: str) -> float:
         """The weight decay of a parameter: that of the last part in ``decays`` that its name contains.

@@ -113,6 +113,51 @@ class Console:
             markup=False,
         )
 
+    def trial_begins(self, number: int, params: Mapping[str, Any], *, again: bool) -> None:
+        """The settings of a search's trial."""
+        self.say(f"trial {number}: {_settings(params)}{' (begun before, goes on)' if again else ''}")
+
+    def trial_ends(self, row: Mapping[str, Any], best: Mapping[str, Any] | None) -> None:
+        """How a trial ended, and which is the best so far.
+
+        Args:
+            row: as ``result.json`` of a search has it.
+        """
+        how = row.get("reason") or f"val {row['monitor']} {_shown(row['monitor'], row['score'])}"
+        line = f"trial {row['trial']} {row['state']} in {row['seconds']:.1f} s: {how}"
+        if best is not None and best["trial"] != row["trial"]:
+            line += f"; best so far: trial {best['trial']}, {_shown(best['monitor'], best['score'])}"
+        self.say(line)
+
+    def searched(self, result: Mapping[str, Any], out: Path) -> None:
+        """A search's best trials by validation, the chosen one's scores, the budget."""
+        spent, best, budget = result["spent"], result["best"], result["budget"]
+        if best is not None:
+            self.rich.print(trials_table(result))
+            self.say(f"trial {best['trial']} is chosen by its validation score: {_settings(best['params'])}")
+            if "test" in best or "mean" in best:
+                self.rich.print(scores_table(best))
+        limit = "" if budget["seconds"] is None else f", {budget['seconds']:g} s a command"
+        states = ", ".join(f"{spent[s]} {s}" for s in ("complete", "failed", "pruned", "running") if spent[s])
+        self.say(f"budget: {budget['trials']} trials{limit}; made: {states}, in {spent['seconds']:.1f} s")
+        if best is not None:
+            self.say(f"best configuration: graphscale train {result['recipe']} --config {out / 'best.toml'}")
+
+
+def trials_table(result: Mapping[str, Any], most: int = 5) -> Table:
+    """The best trials of a search by validation; nobody chooses by the test, so it is not here."""
+    best = result["best"]
+    table = Table("trial", f"validation {best['monitor']}", "settings")
+    complete = [row for row in result["trials"] if row["score"] is not None]
+    complete.sort(key=lambda row: (row["trial"] != best["trial"], abs(row["score"] - best["score"]), row["trial"]))
+    for row in complete[:most]:
+        table.add_row(str(row["trial"]), _shown(row["monitor"], row["score"]), _settings(row["params"]))
+    return table
+
+
+def _settings(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{n} = {v:.4g}" if isinstance(v, float) else f"{n} = {v}" for n, v in sorted(params.items()))
+
 
 def scores_table(result: Mapping[str, Any]) -> Table:
     """Percent on screens: a row a metric, a column a split, deviations where there are several runs."""

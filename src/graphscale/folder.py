@@ -72,8 +72,12 @@ class Lock:
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
 
-    def take(self, path: Path) -> None:
+    def take(self, path: Path, name: str = _LOCK, *, wait: bool = False) -> None:
         """Hold ``path``, which must exist, and nothing else.
+
+        Args:
+            name: of the file in ``path`` that is held.
+            wait: for another process that holds it.
 
         Raises:
             InputError: where another process holds it.
@@ -83,9 +87,9 @@ class Lock:
         except ImportError:  # no such locks on this system
             return
         self.close()
-        file = open(path / _LOCK, "wb")  # noqa: SIM115 - open as long as it is held
+        file = open(path / name, "wb")  # noqa: SIM115 - open as long as it is held
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.close()
             raise InputError(

@@ -22,7 +22,7 @@ def place_of(recipe: str, config: TrainConfig, size: int) -> Path:
         InputError: where it is in use, or where there is nothing to resume.
     """
     if not config.resume:
-        out = config.out or _default_out(recipe, config.data)
+        out = config.out or default_out(recipe, config.data)
         folder.demand_free(out, overwrite=config.overwrite)
         return out
     out = config.out or newest(recipe)
@@ -56,8 +56,8 @@ def newest(recipe: str) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime).parent
 
 
-def _default_out(recipe: str, data: str) -> Path:
-    """runs/RECIPE-DATA-TIME, with a number where two start in one second."""
+def default_out(recipe: str, data: str) -> Path:
+    """A new folder: runs/RECIPE-DATA-TIME, with a number where two start in one second."""
     stem = Path(data).stem if Path(data).is_absolute() else data.replace(":", "-").replace("/", "-")
     base = Path("runs") / f"{recipe}-{stem}-{datetime.now():%Y%m%d-%H%M%S}"
     path, count = base, 1

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 # What a key is for, so that two uses with equal numbers never share a stream.
-INIT, PARTITION, ORDER, STEP, DATA, SAMPLE, WIDTH = range(7)
+INIT, PARTITION, ORDER, STEP, DATA, SAMPLE, WIDTH, SEARCH = range(8)
 
 
 def derive(*key: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from graphscale.config import Device, TrainConfig, plain
 from graphscale.console import Console
 from graphscale.errors import DivergenceError, InputError
 from graphscale.interrupt import Stop
-from graphscale.loop import Log, fit
+from graphscale.loop import Log, Record, fit
 from graphscale.places import place_of, stored
 from graphscale.profile.clock import OFF
 from graphscale.profiling import Profiler
@@ -25,8 +26,12 @@ from graphscale.saving import Saving
 from graphscale.settings import demand_applied, recipe_of
 from graphscale.world import World, joined, launched
 
+Watch = Callable[[Run, int, Record], None]
 
-def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -> dict[str, Any]:
+
+def train(
+    recipe: str, config: TrainConfig, *, console: Console | None = None, watch: Watch | None = None
+) -> dict[str, Any]:
     """Train a recipe, once per seed, and return the result that ``result.json`` holds.
 
     In a process that torchrun or SLURM started, this rank trains its share; one rank writes.
@@ -35,16 +40,13 @@ def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -
         recipe: such as ``cluster_gcn``.
         config: the recipe's configuration.
         console: where progress goes; silent by default.
+        watch: called with the run, its seed and its record after every epoch; what it raises ends the run there.
 
     Raises:
         InputError: on anything a user can mend, before training starts.
         Interrupted: on Ctrl-C, after a checkpoint.
     """
     module = recipe_of(recipe)
-    if not isinstance(config, module.Config):
-        raise InputError(
-            f"{type(config).__name__} is no configuration of {recipe}. Make one: graphscale.configure('{recipe}', ...)."
-        )
     demand_applied(recipe, config)
     if config.lives() and config.out is None and launched():
         raise InputError(
@@ -63,7 +65,8 @@ def train(recipe: str, config: TrainConfig, *, console: Console | None = None) -
             views = module.read(config)
             if ":" in config.data and world.leads:
                 world.share(0)
-            session = _Session(recipe, config, out, world, console, memory, stop, lock, time.perf_counter() - began)
+            read = time.perf_counter() - began
+            session = _Session(recipe, config, out, world, console, watch, memory, stop, lock, read)
             seeds = range(config.seed, config.seed + config.seeds)
             results = [session.one(module, views, seed) for seed in seeds]
         result = results[0] if config.seeds == 1 else _together(results, config, session.read_seconds)
@@ -96,6 +99,7 @@ class _Session:
     out: Path
     world: World
     console: Console
+    watch: Watch | None
     memory: probe.PeakMemory
     stop: Stop
     lock: folder.Lock
@@ -115,7 +119,7 @@ class _Session:
         prepare_seconds = self.read_seconds + time.perf_counter() - began
         self.console.begins(run, seed, config, log.epochs)
         store = folder.RunFolder(place, keep=config.keep, epochs=log.epochs) if self.world.leads else None
-        self._fit(run, log, store, place, progress)
+        self._fit(run, seed, log, store, place, progress)
         result = self._result(run, log, seed, prepare_seconds)
         if self.world.leads:
             folder.write_result(place / "result.json", result)
@@ -138,13 +142,21 @@ class _Session:
         self.world.share(0)  # no rank reads before it is there
         return place
 
-    def _fit(self, run: Run, log: Log, store: folder.RunFolder | None, place: Path, progress: Progress | None) -> None:
+    def _fit(
+        self, run: Run, seed: int, log: Log, store: folder.RunFolder | None, place: Path, progress: Progress | None
+    ) -> None:
         config = self.config
         profiler = Profiler.of(store.path, run, log, config) if config.profile and store is not None else None
         clock = OFF if profiler is None else profiler.clock
         saving = Saving(
             run, log, config, self.world, place, store, progress, self.console, self.stop, self._again(), clock
         )
+
+        def on_epoch(log: Log, record: Record) -> None:
+            saving.on_epoch(log, record)
+            if self.watch is not None:
+                self.watch(run, seed, record)
+
         try:
             fit(
                 run,
@@ -153,7 +165,7 @@ class _Session:
                 patience=config.patience,
                 log=log,
                 on_step=saving.on_step,
-                on_epoch=saving.on_epoch,
+                on_epoch=on_epoch,
                 clock=clock,
             )
             saving.save()

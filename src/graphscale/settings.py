@@ -21,6 +21,7 @@ class Layers(NamedTuple):
     kind: type[TrainConfig]  # the recipe's configuration
     values: dict[str, Any]  # of the preset and the file
     notes: tuple[str, ...]  # what is to be said of them
+    tables: dict[str, dict[str, Any]]  # of the file, beside its settings
 
 
 def recipe_of(name: str) -> Any:
@@ -34,21 +35,34 @@ def recipe_of(name: str) -> Any:
     return importlib.import_module(f"graphscale.recipes.{name}")
 
 
-def layers(recipe: str, *, data: str | None = None, preset: str | None = None, config: Path | None = None) -> Layers:
+TABLES = ("search", "study")  # of a file for ``graphscale tune``
+
+
+def layers(
+    recipe: str,
+    *,
+    data: str | None = None,
+    preset: str | None = None,
+    config: Path | None = None,
+    tables: tuple[str, ...] = (),
+) -> Layers:
     """The preset and the file that the given data, preset and file choose.
+
+    Args:
+        tables: those of ``TABLES`` that the file may have beside its settings.
 
     Raises:
         InputError: on an unknown preset, or a file that is missing, damaged or sets what does not exist.
     """
     kind: type[TrainConfig] = recipe_of(recipe).Config
-    from_file = {} if config is None else _from_file(recipe, kind, config)
+    from_file, beside = ({}, {}) if config is None else _from_file(recipe, kind, config, tables)
     chosen = catalog.preset(
         recipe, preset or from_file.get("preset"), data or from_file.get("data") or default(kind, "data")
     )
     if chosen is None:
-        return Layers(kind, from_file, ())
+        return Layers(kind, from_file, (), beside)
     said = f"preset {chosen.name} (unchanged: {chosen.expected}); flags win over it, --preset none leaves it out"
-    return Layers(kind, {**_settings(kind, chosen), **from_file}, (said,))
+    return Layers(kind, {**_settings(kind, chosen), **from_file}, (said,), beside)
 
 
 def configure(recipe: str, **values: Any) -> TrainConfig:
@@ -78,11 +92,15 @@ def configure(recipe: str, **values: Any) -> TrainConfig:
 
 
 def demand_applied(recipe: str, config: TrainConfig) -> None:
-    """Refuse a configuration that names a preset or a file without their settings.
+    """Refuse a configuration of another recipe, and one that names a preset or a file without their settings.
 
     Raises:
         InputError: where ``configure`` was meant.
     """
+    if not isinstance(config, recipe_of(recipe).Config):
+        raise InputError(
+            f"{type(config).__name__} is no configuration of {recipe}. Make one: graphscale.configure('{recipe}', ...)."
+        )
     advice = f"Write graphscale.configure('{recipe}', ...) with the same values."
     if config.config is not None:
         raise InputError(f"config={config.config} was not read: {type(config).__name__} only holds values. {advice}")
@@ -108,7 +126,10 @@ def _settings(kind: type[TrainConfig], chosen: Preset) -> dict[str, Any]:
     return checked(kind, settings, f"preset {chosen.name}")
 
 
-def _from_file(recipe: str, kind: type[TrainConfig], path: Path) -> dict[str, Any]:
+def _from_file(
+    recipe: str, kind: type[TrainConfig], path: Path, tables: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """(settings, tables) of a file."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -118,4 +139,10 @@ def _from_file(recipe: str, kind: type[TrainConfig], path: Path) -> dict[str, An
     meant = values.pop("recipe", recipe)
     if meant != recipe:
         raise InputError(f"--config {path} is for recipe {meant}, not {recipe}. Use graphscale train {meant}.")
-    return checked(kind, values, f"--config {path}")
+    beside = {name: values.pop(name) for name in TABLES if isinstance(values.get(name), dict)}
+    if beside.keys() - set(tables):
+        raise InputError(
+            f"--config {path} has a table [{min(beside)}], which is for graphscale tune {recipe}. Leave it out, or give"
+            " the best.toml of a search, which has none."
+        )
+    return checked(kind, values, f"--config {path}"), beside

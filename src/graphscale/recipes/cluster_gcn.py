@@ -41,6 +41,8 @@ class ClusterGCNConfig(SeenConfig):
 
 
 Config = ClusterGCNConfig
+# What ``graphscale tune`` draws unless it is told.
+SEARCH = {"lr": "1e-3..3e-2:log", "hidden": "64,128,256", "dropout": "0..0.6:0.1"}
 
 
 def build(config: ClusterGCNConfig, views: Views, seed: int) -> Run:

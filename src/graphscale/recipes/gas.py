@@ -114,6 +114,8 @@ class GASConfig(NodeConfig):
 
 
 Config = GASConfig
+# What ``graphscale tune`` draws unless it is told.
+SEARCH = {"lr": "1e-3..3e-2:log", "hidden": "64,128,256", "dropout": "0..0.6:0.1"}
 
 
 def build(config: GASConfig, views: Views, seed: int) -> Run:

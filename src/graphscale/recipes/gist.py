@@ -154,6 +154,8 @@ class GISTConfig(SeenConfig):
 
 
 Config = GISTConfig
+# What ``graphscale tune`` draws unless it is told.
+SEARCH = {"lr": "1e-3..3e-2:log", "every": "10,20,50", "dropout": "0..0.6:0.1"}
 
 
 def builder(config: GISTConfig, graph: Graph) -> Callable[[dict[str, int]], nn.Module]:

@@ -187,6 +187,11 @@ class PRESConfig(TrainConfig):
         return numbers
 
     @classmethod
+    def protocol(cls) -> tuple[str, ...]:
+        """What is foretold, which events are scored, and beside what."""
+        return (*TrainConfig.protocol(), "task", "val", "test", "new", "negatives", "ranked", "eval_batch")
+
+    @classmethod
     def refuses(cls) -> dict[str, str]:
         """Sub-networks, with the reason."""
         reason = (
@@ -207,6 +212,8 @@ class PRESConfig(TrainConfig):
 
 
 Config = PRESConfig
+# What ``graphscale tune`` draws unless it is told.
+SEARCH = {"lr": "1e-4..3e-3:log", "dim": "64,100,172", "dropout": "0..0.5:0.1"}
 
 
 def read(config: PRESConfig) -> StreamViews:
