@@ -46,7 +46,8 @@ def test_there_are_python_blocks():
 
 COMMANDS = [x for b, _ in blocks("bash") for x in b.splitlines() if x.startswith("graphscale ")]
 NEEDS_A_RUN = ("evaluate", "predict", "export")
-NEEDS_DATA = ("prepare", "prepare-events", "generate")
+# tests/test_adapting.py adapts.
+NEEDS_DATA = ("adapt", "prepare", "prepare-events", "generate")
 
 
 @pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] not in (*NEEDS_A_RUN, *NEEDS_DATA)])

@@ -19,6 +19,9 @@ DATA = {
     "PATH.npz": "edge_index, num_nodes, x (or x_indptr, ...), y, train_mask, val_mask, test_mask",
     "Class:Name": "a PyG data set, such as Planetoid:Cora; downloaded where there is a network",
     "planted-stream[:EVENTS]": "built in, for pres: users who return to favourites, with states to foretell",
+    "syn-cycle, syn-ba[:G]": "built in, for gmeta: G-Meta's synthetic graphs, one or G of them",
+    "planted-graphs:G:N": "built in, for gmeta: G generated graphs of N nodes that share their classes",
+    "FOLDER, TUDataset:X": "for gmeta: a graph in every .npz of a folder, or a collection of PyG's",
     "EVENTS.parquet": "for pres: columns src, dst, t, optionally label, feat; or JODIE's .csv, or NAME/events.parquet",
     "NAME": "NAME/graph.npz or NAME.npz in the folder that GRAPHSCALE_DATA names",
 }

@@ -92,7 +92,7 @@ class PointBatches:
             lists.append((pools.query_ptr, pools.query_members))
         self.number = torch.cat([members for _, members in lists])
         # Classes count 0, 1, ... in the order of the pools where labels are disjoint, and are the labels elsewhere.
-        names = torch.arange(pools.label.numel()) if pools.shuffled else pools.label
+        names = pools.label if pools.shared else torch.arange(pools.label.numel())
         self.label = torch.cat([names.repeat_interleave(ptr.diff()) for ptr, _ in lists])
 
     def __len__(self) -> int:

@@ -153,7 +153,15 @@ def _shared(config: GMetaConfig, collection: Collection) -> tuple[dict[str, Pool
     points = torch.arange(graph.num_nodes)[:, None]
     owner = torch.repeat_interleave(torch.arange(collection.num_graphs), graph.part_ptr.diff())
     pools = {
-        split: by_group(points, graph.y, owner, parts[split], ways=graph.num_classes, shots=config.shots)
+        split: by_group(
+            points,
+            graph.y,
+            owner,
+            parts[split],
+            classes=graph.num_classes,
+            ways=min(config.ways, graph.num_classes),
+            shots=config.shots,
+        )
         for split in SPLITS
     }
     return pools, parts, graph.num_classes
@@ -164,7 +172,9 @@ def _links(config: GMetaConfig, collection: Collection) -> tuple[dict[str, Pools
     assert pairs is not None
     owner = torch.searchsorted(collection.graph.part_ptr, pairs.pair[:, 0].contiguous(), right=True) - 1
     pools = {
-        split: by_group(pairs.pair, pairs.label, owner, parts[split], ways=2, shots=config.shots, support=pairs.support)
+        split: by_group(
+            pairs.pair, pairs.label, owner, parts[split], classes=2, ways=2, shots=config.shots, support=pairs.support
+        )
         for split in SPLITS
     }
     return pools, parts, 2

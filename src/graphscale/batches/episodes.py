@@ -3,7 +3,7 @@
 | setup (G-Meta, section 3)            | groups                       | classes of an episode                 |
 |--------------------------------------|------------------------------|---------------------------------------|
 | one graph or many, disjoint labels   | one, all graphs together     | ``ways`` of the split's, in any order |
-| many graphs, shared labels           | a graph each                 | all, numbered as everywhere           |
+| many graphs, shared labels           | a graph each                 | ``ways`` of the graph's, or all       |
 | links over many graphs               | a graph each                 | no edge, edge                         |
 
 T episodes, W ways, K shots, Q queries a class.
@@ -49,6 +49,7 @@ class Pools:
     label: Tensor  # [S] the caller's label of every class
     ways: int  # W
     shuffled: bool  # classes are drawn, and numbered anew in every episode
+    shared: bool = False  # labels mean the same in every group
     query_ptr: Tensor | None = None  # where queries have pools of their own
     query_members: Tensor | None = None
     notes: tuple[str, ...] = ()
@@ -147,49 +148,53 @@ def by_label(points: Tensor, label: Tensor, keep: Sequence[int], *, ways: int, s
 
 
 def by_group(
-    points: Tensor, label: Tensor, group: Tensor, keep: Sequence[int], *, ways: int, shots: int,
+    points: Tensor, label: Tensor, group: Tensor, keep: Sequence[int], *, classes: int, ways: int, shots: int,
     support: Tensor | None = None,
 ) -> Pools:  # fmt: skip
-    """Shared labels: a group for each of the graphs in ``keep``, with all labels 0 .. ways - 1.
+    """Shared labels: a group for each of the graphs in ``keep``, with those of its labels that have enough points.
 
     Args:
         points: [P, C].
-        label: [P], -1 where there is none.
+        label: [P] 0 .. classes - 1, -1 where there is none.
         group: [P] graph of every point.
         keep: graphs of a split.
+        ways: labels an episode.
         support: [P] bool: points of support sets; others are queries. Without it both are drawn from all.
 
     Raises:
-        InputError: where no graph has enough points of every label.
+        InputError: where no graph has enough points of so many labels.
     """
-    of_support, of_query, kept, left = [], [], [], 0
+    of_support, of_query, kept, sizes = [], [], [], []
     for g in keep:
-        mine = group == g
-        lists = [(mine & (label == k)).nonzero()[:, 0] for k in range(ways)]
+        mine = (group == g).nonzero()[:, 0]
+        lists = [mine[label[mine] == k] for k in range(classes)]
         first = lists if support is None else [found[support[found]] for found in lists]
         second = lists if support is None else [found[~support[found]] for found in lists]
         least = shots + 1 if support is None else shots
-        if min(f.numel() for f in first) < least or min(f.numel() for f in second) < 1:
-            left += 1
+        fine = [k for k in range(classes) if first[k].numel() >= least and second[k].numel()]
+        if len(fine) < ways:
             continue
-        kept.append(g)
-        of_support += first
-        of_query += second
-    if not kept:
+        kept += fine
+        sizes.append(len(fine))
+        of_support += [first[k] for k in fine]
+        of_query += [second[k] for k in fine]
+    if not sizes:
         raise InputError(
-            f"none of the {len(list(keep))} graphs of a split has {shots} points and a query of each of {ways} labels."
-            " Lower --shots, or give the split other graphs."
+            f"none of the {len(keep)} graphs of a split has {shots} points and a query of each of {ways} labels. Lower"
+            " --shots or --ways, or give the split other graphs."
         )
-    notes = [f"{left} graphs without {shots} points and a query of every label are left out"] * (left > 0)
+    left = len(keep) - len(sizes)
+    notes = [f"{left} graphs without {shots} points and a query of {ways} labels are left out"] * (left > 0)
     apart = support is not None
     return Pools(
         points=points,
-        group_ptr=torch.arange(0, ways * len(kept) + 1, ways),
+        group_ptr=torch.nn.functional.pad(torch.tensor(sizes).cumsum(0), (1, 0)),
         ptr=_pointers(of_support),
         members=torch.cat(of_support),
-        label=torch.arange(ways).repeat(len(kept)),
+        label=torch.tensor(kept),
         ways=ways,
-        shuffled=False,
+        shuffled=ways < classes,
+        shared=True,
         query_ptr=_pointers(of_query) if apart else None,
         query_members=torch.cat(of_query) if apart else None,
         notes=tuple(notes),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # Asked for by numba.get_num_threads(), this number would start numba's threads, and set torch's, at the import.
-_MOST = int(numba.config.NUMBA_NUM_THREADS)
+_MOST = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
 
 
 def looped(loop: Any, *arguments: Any) -> None:

@@ -34,9 +34,9 @@ AUTHOR: Mapping[str, Any] = {
     "order": "first", "prototypes": "stale", "space": "logit", "fixed": True, "resample": False, "hide": False,
 }  # fmt: skip
 # Searched by ``graphscale tune gmeta`` where nothing else is asked: the authors chose theirs at random, too.
-SEARCH = (
-    "lr=1e-4..1e-2:log", "inner_lr=1e-3..1e-1:log", "hidden=32,64,128,256", "inner_steps=2,5,10",
-)  # fmt: skip
+SEARCH = {
+    "lr": "1e-4..1e-2:log", "inner_lr": "1e-4..1e-1:log", "hidden": "32,64,128,256", "inner_steps": "2,5,10",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class GMetaConfig(TrainConfig):
     lr: float = 1e-3
     """Learning rate of Adam in the outer loop."""
     ways: int = 3
-    """Classes an episode; shared labels and links take all there are."""
+    """Classes an episode; shared labels take all where there are no more, links two."""
     shots: int = 3
     """Labelled points a class."""
     queries: int = 24
@@ -150,6 +150,13 @@ class GMetaConfig(TrainConfig):
             raise InputError(f"--reach graph is of --model gcn; {self.model} is given whole subgraphs. Leave one out.")
         if self.precision != "fp32":
             raise InputError("gmeta trains in float32: inner steps are small. Leave --precision out.")
+
+    @classmethod
+    def protocol(cls) -> tuple[str, ...]:
+        """Episodes, splits and what is known of a graph are of the protocol too."""
+        episodes = ("setup", "ways", "shots", "queries", "fold", "eval_tasks", "support_share", "hide")
+        splits = ("val_labels", "test_labels", "val_graphs", "test_graphs", "test_graph")
+        return (*TrainConfig.protocol(), *episodes, *splits)
 
     @property
     def meta(self) -> bool:
