@@ -10,6 +10,7 @@ RECIPES = {
     "gas": "GAS, GNNAutoScale (ICML 2021): clusters that keep every edge; what they lack is read from histories",
     "gist": "GIST (2021): networks wider than a machine, trained as disjoint narrow ones and put back each round",
     "pres": "PRES (ICLR 2024): TGN, JODIE and APAN over event streams, in large batches by predicted memories",
+    "gmeta_dlrm": "G-Meta for recommenders (CIKM 2023): adapt to each user's records; embedding rows over processes",
 }
 
 DATA = {
@@ -19,6 +20,8 @@ DATA = {
     "Class:Name": "a PyG data set, such as Planetoid:Cora; downloaded where there is a network",
     "planted-stream[:EVENTS]": "built in, for pres: users who return to favourites, with states to foretell",
     "EVENTS.parquet": "for pres: columns src, dst, t, optionally label, feat; or JODIE's .csv, or NAME/events.parquet",
+    "planted-tasks[:TASKS]": "built in, for gmeta_dlrm: users with tastes who rate items; planted-clicks: who click",
+    "ml-100k, PATH": "for gmeta_dlrm: MovieLens' folder (100K, 1M), or a store of graphscale prepare-tasks",
     "NAME": "NAME/graph.npz or NAME.npz in the folder that GRAPHSCALE_DATA names",
 }
 
