@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from graphscale.session import evaluate as evaluate
     from graphscale.session import train as train
     from graphscale.settings import configure as configure
+    from graphscale.users import Users as Users
+    from graphscale.users import users as users
 
 _HOME = {
     "accelerate": "nn.fast",
@@ -54,6 +56,8 @@ _HOME = {
     "evaluate": "session",
     "train": "session",
     "fit": "loop",
+    "Users": "users",
+    "users": "users",
 }
 
 # Where the outside name differs from the one at home.

@@ -68,7 +68,9 @@ def foretold(tasks: Tasks, field: str, fitted: Offsets, part: str, *, shots: int
     return Scored(*(torch.from_numpy(c[query]) for c in (user, y.numpy(), score)))
 
 
-def bias_scores(tasks: Tasks, field: str, *, grid: tuple[float, ...] = (0.5, 1, 2, 5, 10, 20)) -> dict[str, dict[str, float]]:
+def bias_scores(
+    tasks: Tasks, field: str, *, grid: tuple[float, ...] = (0.5, 1, 2, 5, 10, 20)
+) -> dict[str, dict[str, float]]:
     """Validation and test scores of offsets whose damping validation MAE chooses."""
     fits = [offsets(tasks, field, damping=(a, b)) for a in grid for b in grid]
     best = min(fits, key=lambda fit: _scored(foretold(tasks, field, fit, "val"))["mae"])
@@ -81,7 +83,9 @@ def random_scores(tasks: Tasks, field: str, *, seed: int = 0) -> dict[str, dict[
     found = {}
     for number, part in enumerate(("val", "test")):
         flat = foretold(tasks, field, Offsets(fitted.mean, np.zeros_like(fitted.item), (0.0, 1e18)), part)
-        noise = 1e-6 * torch.rand(flat.score.numel(), generator=rng.generator(rng.DATA, seed, number), dtype=torch.float64)
+        noise = 1e-6 * torch.rand(
+            flat.score.numel(), generator=rng.generator(rng.DATA, seed, number), dtype=torch.float64
+        )
         found[part] = _scored(flat._replace(score=flat.score + noise))
     return found
 

@@ -85,5 +85,3 @@ class TaskScores:
 
     def _params(self) -> Params:
         return {name: value.detach() for name, value in self.objective.model.named_parameters()}
-
-

@@ -3,19 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from graphscale import probe, store
 from graphscale.data import task_logs, task_sorting
-from graphscale.data.task_logs import Columns
+from graphscale.data.task_logs import MOVIELENS, Columns
 from graphscale.data.task_sorting import Cut
 from graphscale.errors import InputError
 from graphscale.store.tasks import read_tasks, text, write_tasks
 from graphscale.tasks import Tasks
+
+
+def columns_of(
+    source: str | Path, *, task: str | None, label: str | None, time: str | None = None, dense: str = "", sparse: str = "",
+    bags: str = "", hashed: str = "", separator: str = "|", bag_size: int = 16,
+) -> Columns:  # fmt: skip
+    """Columns from text as the command takes it; those of MovieLens where none are named.
+
+    Raises:
+        InputError: where a log of one's own lacks a name.
+    """
+    place = Path(source)
+    if place.is_dir() and not (task or label or sparse or bags or dense):
+        known = replace(MOVIELENS, bag_size=min(bag_size, MOVIELENS.bag_size))
+        return replace(known, hashed=_rows(hashed))
+    if task is None or label is None:
+        raise InputError("--task and --label name the columns of tasks and of what is foretold. Give both.")
+    return Columns(
+        task, label, time, tuple(_parts(dense)), tuple(_pair(part) for part in _parts(sparse)),
+        tuple(_pair(part) for part in _parts(bags)), _rows(hashed), separator, bag_size,
+    )  # fmt: skip
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _pair(part: str) -> tuple[str, str]:
+    name, _, table = part.partition(":")
+    return name, table or name
+
+
+def _rows(hashed: str) -> dict[str, int]:
+    found = {}
+    for part in _parts(hashed):
+        table, _, rows = part.partition("=")
+        if not (rows.isascii() and rows.isdigit()):
+            raise InputError(f"--hashed {hashed}: '{part}' is no table=rows. Write user=1000000,item=100000.")
+        found[table.strip()] = int(rows)
+    return found
 
 
 def prepare_tasks(
@@ -47,8 +88,14 @@ def prepare_tasks(
     return read_tasks(to)
 
 
-def _prepare(con: object, log: str, source: str, to: Path, columns: Columns, cut: Cut, *, overwrite: bool) -> None:
-    named = [columns.task, columns.label, columns.time, *columns.dense, *(n for n, _ in (*columns.sparse, *columns.bags))]
+def _prepare(con: Any, log: str, source: str, to: Path, columns: Columns, cut: Cut, *, overwrite: bool) -> None:
+    named = [
+        columns.task,
+        columns.label,
+        columns.time,
+        *columns.dense,
+        *(n for n, _ in (*columns.sparse, *columns.bags)),
+    ]
     task_logs.demand_columns(con, log, [name for name in named if name is not None])
     task_sorting.copied(con, log, columns, cut)
     sizes, parts = task_sorting.ranked(con, cut)
@@ -58,7 +105,7 @@ def _prepare(con: object, log: str, source: str, to: Path, columns: Columns, cut
     blocks = task_sorting.encoded(
         con, columns, layout, values, f"rank, {inside}, logs.rowid", "JOIN ranks USING (task, fresh)"
     )
-    names = [row[0] for row in con.execute("SELECT task FROM ranks ORDER BY rank").fetchall()]  # type: ignore[attr-defined]
+    names = [row[0] for row in con.execute("SELECT task FROM ranks ORDER BY rank").fetchall()]
     notes = [f"{name}: {end - first:,} tasks" for name, (first, end) in parts.items()]
     # Fetched before: the connection has one result at a time, and the records' is open from here on.
     write_tasks(

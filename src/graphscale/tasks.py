@@ -52,7 +52,10 @@ class Layout:
 
     def __post_init__(self) -> None:
         widths = [field.width for field in self.fields]
-        if sorted(field.bag for field in self.fields) != [field.bag for field in self.fields] or min(widths, default=1) < 1:
+        if (
+            sorted(field.bag for field in self.fields) != [field.bag for field in self.fields]
+            or min(widths, default=1) < 1
+        ):
             raise InputError("fields of one slot come before bags, and have a slot at least. Order them so.")
         missing = {field.table for field in self.fields} - set(self.tables)
         if missing:
@@ -205,4 +208,6 @@ def demand_sound(tasks: Tasks) -> None:
         if not sound
     ]
     if wrong:
-        raise InputError(f"the tasks are inconsistent in {', '.join(sorted(set(wrong)))}: they are damaged. Prepare them again.")
+        raise InputError(
+            f"the tasks are inconsistent in {', '.join(sorted(set(wrong)))}: they are damaged. Prepare them again."
+        )

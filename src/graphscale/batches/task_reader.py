@@ -167,7 +167,7 @@ class Decoder:
         if not self.private:
             renumbered(number, rank)
             return met[order], number.reshape(shape), None
-        local = number.reshape(shape[0], -1)
+        local = number.reshape(shape[0], shape[1] * shape[2])
         own = by_task(local, len(met))
         return met[order], local.reshape(shape), torch.from_numpy(rank.astype(np.int64)[own] if len(met) else own)
 

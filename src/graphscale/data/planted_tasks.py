@@ -35,7 +35,13 @@ def planted_tasks(
     item = draw.integers(items, size=len(user))
     tastes = 0.3 * (draw.normal(size=(4, 4))[group] + draw.normal(size=(tasks, 4)))
     offset = 0.5 * draw.normal(size=tasks)
-    rating = 3.5 + offset[user] + item_offset[item] + (tastes[user] * traits[item]).sum(1) + 0.4 * draw.normal(size=len(user))
+    rating = (
+        3.5
+        + offset[user]
+        + item_offset[item]
+        + (tastes[user] * traits[item]).sum(1)
+        + 0.4 * draw.normal(size=len(user))
+    )
     label = draw.random(len(user)) < 1 / (1 + np.exp(3.5 - rating)) if clicks else np.clip(np.rint(rating), 1, 5)
     ids = np.concatenate([np.stack([item, category[item], group[user]], axis=1) + 1, tags[item]], axis=1)
     records = words(label.astype(np.float32), draw.random((len(user), 1)), ids)

@@ -132,7 +132,9 @@ def demand_columns(con: Any, log: str, wanted: list[str]) -> None:
     try:
         there = [row[0] for row in con.execute(f"DESCRIBE SELECT * FROM {log}").fetchall()]
     except duckdb.Error as error:
-        raise InputError(f"the log cannot be read ({first_sentence(error)}). Write it again, or check the path.") from error
+        raise InputError(
+            f"the log cannot be read ({first_sentence(error)}). Write it again, or check the path."
+        ) from error
     if missing := [name for name in wanted if name not in there]:
         raise InputError(
             f"the log has no column {', '.join(missing)}. It has: {', '.join(there)}. Name columns by --task, --label,"
@@ -153,7 +155,9 @@ def _movielens_100k(path: Path) -> str:
     flags = tuple(f"g{i}" for i in range(len(_GENRES)))
     items = _csv(path / "u.item", "|", ("item", "title", "released", "video", "url", *flags), ", encoding = 'latin-1'")
     users = _csv(path / "u.user", "|", ("user", "age", "gender", "occupation", "zip"))
-    genres = ", ".join(f"CASE {flag} WHEN '1' THEN {literal(name)} END" for flag, name in zip(flags, _GENRES, strict=True))
+    genres = ", ".join(
+        f"CASE {flag} WHEN '1' THEN {literal(name)} END" for flag, name in zip(flags, _GENRES, strict=True)
+    )
     return _joined(
         ratings,
         f"(SELECT item, split_part(released, '-', 3) AS year, list_filter([{genres}], lambda g: g IS NOT NULL) AS genres"

@@ -19,6 +19,7 @@ from graphscale.errors import InputError
 from graphscale.tasks import Field, Layout, words
 
 PARTS = ("train", "val", "test", "new_items", "new_both")
+Label = Literal["needed", "optional", "none"]
 _BLOCK = 1 << 17  # records that are turned into words at a time
 
 
@@ -48,22 +49,24 @@ class Cut:
     seed: int = 0
 
 
-def copied(con: Any, log: str, columns: Columns, cut: Cut | None = None, *, labelled: bool = True) -> None:
+def copied(con: Any, log: str, columns: Columns, cut: Cut | None = None, *, label: Label = "needed") -> None:
     """Make ``logs``: task, label, moment, d0.., s0.., b0.. (lists of text), fresh.
 
     Args:
-        labelled: a record has a label; else it may lack one.
+        label: records without one are left out, or kept without, or the log has no such column.
     """
+    labelled, task = quoted(columns.label), quoted(columns.task)
+    timed = cut is not None and columns.time is not None
     picked = [
-        f"{quoted(columns.task)}::VARCHAR AS task",
-        f"{quoted(columns.label)}::FLOAT AS label" if labelled or columns.label else "NULL::FLOAT AS label",
-        f"{quoted(columns.time) if columns.time else 'NULL'} AS moment",
+        f"{task}::VARCHAR AS task",
+        f"{'NULL' if label == 'none' else labelled}::FLOAT AS label",
+        f"{quoted(str(columns.time)) if timed else 'NULL'} AS moment",
         *(f"coalesce({quoted(name)}::FLOAT, 0) AS d{i}" for i, name in enumerate(columns.dense)),
         *(f"{quoted(name)}::VARCHAR AS s{i}" for i, (name, _) in enumerate(columns.sparse)),
         *(f"{_list(con, log, name, columns)} AS b{i}" for i, (name, _) in enumerate(columns.bags)),
         f"{_fresh(cut) if cut else 'false'} AS fresh",
     ]
-    where = f"WHERE {quoted(columns.task)} IS NOT NULL" + (f" AND {quoted(columns.label)} IS NOT NULL" if labelled else "")
+    where = f"WHERE {task} IS NOT NULL" + (f" AND {labelled} IS NOT NULL" if label == "needed" else "")
     con.execute(f"CREATE OR REPLACE TABLE logs AS SELECT {', '.join(picked)} FROM {log} {where}")
 
 
@@ -71,7 +74,11 @@ def _list(con: Any, log: str, name: str, columns: Columns) -> str:
     kind = con.execute(f"SELECT typeof({quoted(name)}) FROM {log} LIMIT 1").fetchone()
     listed = kind is None or kind[0].endswith("]")
     column = quoted(name)
-    whole = f"{column}::VARCHAR[]" if listed else f"string_split(nullif({column}::VARCHAR, ''), {literal(columns.separator)})"
+    whole = (
+        f"{column}::VARCHAR[]"
+        if listed
+        else f"string_split(nullif({column}::VARCHAR, ''), {literal(columns.separator)})"
+    )
     return f"list_slice({whole}, 1, {columns.bag_size})"
 
 
@@ -156,7 +163,9 @@ def numbered(con: Any, columns: Columns, cut: Cut) -> dict[str, list[str]]:
 
 def known(con: Any, i: int, values: list[str]) -> None:
     """Make ``values_i`` of a vocabulary: ids from 1."""
-    there = pa.table({"value": pa.array(values, pa.string()), "id": pa.array(np.arange(1, len(values) + 1, dtype=np.int32))})
+    there = pa.table(
+        {"value": pa.array(values, pa.string()), "id": pa.array(np.arange(1, len(values) + 1, dtype=np.int32))}
+    )
     con.register("given", there)
     con.execute(f"CREATE OR REPLACE TABLE values_{i} AS SELECT * FROM given")
     con.unregister("given")
@@ -165,7 +174,8 @@ def known(con: Any, i: int, values: list[str]) -> None:
 def layout_of(con: Any, columns: Columns, values: Mapping[str, list[str]]) -> Layout:
     """The layout of a log: bags are as wide as the log's longest."""
     widths = [
-        max(2, con.execute(f"SELECT coalesce(max(len(b{i})), 0) FROM logs").fetchone()[0]) for i in range(len(columns.bags))
+        max(2, con.execute(f"SELECT coalesce(max(len(b{i})), 0) FROM logs").fetchone()[0])
+        for i in range(len(columns.bags))
     ]
     fields = [Field(name, table) for name, table in columns.sparse]
     fields += [Field(name, table, width) for (name, table), width in zip(columns.bags, widths, strict=True)]
@@ -209,13 +219,17 @@ def _words(block: Any, columns: Columns, layout: Layout, sets: Mapping[str, Any]
         return np.asarray(block.column(name).to_numpy(zero_copy_only=False))
 
     size = block.num_rows
-    dense = np.stack([column(f"d{i}") for i in range(len(columns.dense))], axis=1) if columns.dense else np.empty((size, 0))
+    dense = (
+        np.stack([column(f"d{i}") for i in range(len(columns.dense))], axis=1) if columns.dense else np.empty((size, 0))
+    )
     ids = np.full((size, layout.slots), -1, dtype=np.int32)
     for k in range(len(columns.sparse)):
         ids[:, k] = column(f"i{k}")
     for k, (_, table) in enumerate(columns.bags):
         first = layout.starts[len(columns.sparse) + k]
-        _fill(ids[:, first : first + layout.fields[len(columns.sparse) + k].width], block.column(f"b{k}"), sets.get(table))
+        _fill(
+            ids[:, first : first + layout.fields[len(columns.sparse) + k].width], block.column(f"b{k}"), sets.get(table)
+        )
     return words(column("label"), dense, ids)
 
 

@@ -133,11 +133,19 @@ class MetaRating:
         if not batch.width:  # no task shows a record
             return fast
         support = slice(None, batch.width)
-        shared = None if batch.own is not None else pooled(params[TABLE], batch.ids[:, support], self.layout, whole=batch.whole)
+        shared = (
+            None
+            if batch.own is not None
+            else pooled(params[TABLE], batch.ids[:, support], self.layout, whole=batch.whole)
+        )
         here = batch.present()[:, support]
 
         def loss(weights: Params) -> Inner:
-            rows = shared if shared is not None else pooled(weights[TABLE], batch.ids[:, support], self.layout, whole=batch.whole)
+            rows = (
+                shared
+                if shared is not None
+                else pooled(weights[TABLE], batch.ids[:, support], self.layout, whole=batch.whole)
+            )
             scores = self._score({**params, **weights}, rows, batch.dense[:, support])
             losses = (self._losses(scores, batch.y[:, support]) * here).sum(1)
             return Inner(losses / (batch.shown + self.shrink).clamp(min=1e-9))

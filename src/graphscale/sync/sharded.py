@@ -78,5 +78,3 @@ def whole_rows(folder: Path, name: str) -> Tensor:
         RuntimeError: where it is damaged or missing.
     """
     return sharding.read(folder, f"{name}.", leaves=("squares", "mean", "square"))["rows"]
-
-

@@ -152,7 +152,9 @@ class Embedding:
     def _sent_back(self, asked: _Asked, values: Tensor) -> Tensor:
         """Gradients of what ranks asked for here; collective."""
         began = time.perf_counter()
-        own, _ = self.world.exchange(values if asked.order is None else values[asked.order], asked.counts, asked.arrived)
+        own, _ = self.world.exchange(
+            values if asked.order is None else values[asked.order], asked.counts, asked.arrived
+        )
         self.traffic.exchange += time.perf_counter() - began
         self.traffic.gradients += self._abroad(asked.counts) * values[:0].element_size() * self.dim
         return own
@@ -280,4 +282,6 @@ def demand_rows(num_rows: int, dim: int) -> None:
         InputError: naming the number.
     """
     if num_rows < 1 or dim < 1:
-        raise InputError(f"a table of {num_rows} x {dim} holds nothing. Give the data fields of ids, and --dim above 0.")
+        raise InputError(
+            f"a table of {num_rows} x {dim} holds nothing. Give the data fields of ids, and --dim above 0."
+        )
