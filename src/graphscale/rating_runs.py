@@ -120,7 +120,7 @@ def build(config: GMetaDLRMConfig, views: RatingViews, seed: int) -> Run:
     objective = objective_of(config, views, seed, device)
     table = table_of(config, views, objective, seed, world, device)
     model, tables = objective.model, {EMBEDDING: table}
-    decoder = decoder_of(config, tasks)
+    decoder = decoder_of(config, tasks, redraw=config.redraw)
     reader = TaskReader(decoder, config.tasks_per_step, seed=seed, world=world)
     evaluate = scorer(config, tasks, objective, table, world, device)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
@@ -143,9 +143,9 @@ def build(config: GMetaDLRMConfig, views: RatingViews, seed: int) -> Run:
     )
 
 
-def decoder_of(config: GMetaDLRMConfig, tasks: Tasks) -> Decoder:
+def decoder_of(config: GMetaDLRMConfig, tasks: Tasks, *, redraw: float = 0.0) -> Decoder:
     """What makes batches."""
-    return Decoder(tasks, private=config.adapt in ("all", "rows"), shots=config.shots)
+    return Decoder(tasks, private=config.adapt in ("all", "rows"), shots=config.shots, redraw=redraw)
 
 
 def objective_of(config: GMetaDLRMConfig, views: RatingViews, seed: int, device: torch.device) -> MetaRating:
@@ -154,7 +154,7 @@ def objective_of(config: GMetaDLRMConfig, views: RatingViews, seed: int, device:
     with rng.isolated(rng.derive(rng.INIT, seed)):
         net = RatingNet(shape, views.tasks.layout, offset=views.offset)
         net.measured(views.mean, views.deviation)
-        model = Meta(net, config.adapt, lr=config.inner_lr, learned=config.rates).to(device)
+        model = Meta(net, config.adapt, lr=config.inner_lr, offset_lr=config.offset_lr, learned=config.rates).to(device)
     steps = 0 if config.adapt == "none" else config.inner_steps
     return MetaRating(
         model, views.tasks.layout, config.loss, steps, config.order, config.shrink, joint=config.adapt == "none"

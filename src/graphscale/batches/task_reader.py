@@ -27,7 +27,7 @@ from torch import Tensor
 
 from graphscale import rng
 from graphscale.errors import InputError
-from graphscale.kernels.task_loops import by_task, distinct_rows, renumbered, unpacked
+from graphscale.kernels.task_loops import by_task, distinct_rows, renumbered, shuffled, unpacked
 from graphscale.tasks import TRAIN, Tasks
 from graphscale.world import World
 
@@ -90,10 +90,14 @@ class Decoder:
     Args:
         private: every task adapts its own copies of rows, so ids are numbered within it.
         shots: most records of a support that are shown, the last ones; None shows all.
+        redraw: share of a task's records that are drawn as its queries anew for every batch; 0 keeps the store's. All
+            records of training are then learned from, in place of the queries alone.
     """
 
-    def __init__(self, tasks: Tasks, *, private: bool = False, shots: int | None = None) -> None:
-        self.tasks, self.private, self.shots = tasks, private, shots
+    def __init__(
+        self, tasks: Tasks, *, private: bool = False, shots: int | None = None, redraw: float = 0.0
+    ) -> None:  # fmt: skip
+        self.tasks, self.private, self.shots, self.redraw = tasks, private, shots, redraw
         self.meter = Meter()
         self._offset, self._support = tasks.offset.numpy(), tasks.support.numpy()
 
@@ -134,10 +138,17 @@ class Decoder:
             InputError: where an id is outside its table.
         """
         layout = self.tasks.layout
+        if self.redraw:
+            sizes = support + asked
+            order = shuffled(begins, sizes, seed)
+            asked = np.clip(np.rint(self.redraw * sizes).astype(np.int64), 1, np.maximum(1, sizes - 1))
+            support = sizes - asked
+        else:
+            order = np.arange(len(words))
         shown = support if self.shots is None else np.minimum(support, self.shots)
         width = int(shown.max(initial=0))
         y, dense, ids = unpacked(
-            words, begins, shown, asked, support - shown, len(layout.dense), layout.slots, layout.firsts, layout.sizes,
+            words, order, begins, shown, asked, support - shown, len(layout.dense), layout.slots, layout.firsts, layout.sizes,
             layout.stride, layout.num_rows, width,
         )  # fmt: skip
         flat = ids.reshape(-1)

@@ -11,15 +11,32 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 @njit(nogil=True, cache=True)
+def shuffled(begins: Any, sizes: Any, seed: int) -> Any:
+    """[R] an order of records: those of every task among themselves (Fisher and Yates), by numbers of SplitMix64."""
+    order = np.arange(begins[-1] + sizes[-1] if len(begins) else 0)
+    state = np.uint64(seed)
+    for t in range(len(begins)):
+        for i in range(sizes[t] - 1, 0, -1):
+            state += _MIX
+            z = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            j = np.int64((z ^ (z >> np.uint64(31))) % np.uint64(i + 1))
+            a, b = begins[t] + i, begins[t] + j
+            order[a], order[b] = order[b], order[a]
+    return order
+
+
+@njit(nogil=True, cache=True)
 def unpacked(
-    words: Any, begins: Any, shown: Any, asked: Any, skip: Any, dense: int, slots: int, firsts: Any, sizes: Any,
-    stride: int, rows: int, width: int,
+    words: Any, order: Any, begins: Any, shown: Any, asked: Any, skip: Any, dense: int, slots: int, firsts: Any,
+    sizes: Any, stride: int, rows: int, width: int,
 ) -> Any:  # fmt: skip
     """Labels [T, n], dense numbers [T, n, D] and rows [T, n, K] of the tasks' support, then of their queries.
 
     Args:
         words: [R, W] int32.
-        begins: [T] first record of a task in ``words``.
+        order: [R] records; a task's are permuted among themselves.
+        begins: [T] first record of a task in ``order``.
         shown: [T] records of its support that are taken, the last ones.
         asked: [T] queries, which follow the support.
         skip: [T] records of the support before those.
@@ -35,7 +52,7 @@ def unpacked(
     row = np.full((tasks, n, slots), -1, dtype=np.int64)
     for t in range(tasks):
         for j in range(shown[t] + asked[t]):
-            at = begins[t] + skip[t] + j
+            at = order[begins[t] + skip[t] + j]
             place = j if j < shown[t] else width + j - shown[t]
             y[t, place] = words[at, 0]
             for k in range(dense):

@@ -48,11 +48,18 @@ class Meta(nn.Module):
     """A network, and the rates of its inner loop where they are learned (Meta-SGD, Li et al. 2017).
 
     Rates are kept as logarithms of their ratio to ``lr``, so they stay above 0.
+
+    Args:
+        offset_lr: of the last layer's bias, whose curvature does not depend on how large vectors are.
     """
 
-    def __init__(self, net: RatingNet, adapt: Adapt, *, lr: float, learned: Literal["no", "tensor", "number"]) -> None:
+    def __init__(
+        self, net: RatingNet, adapt: Adapt, *, lr: float, offset_lr: float | None = None,
+        learned: Literal["no", "tensor", "number"] = "no",
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.net, self.lr = net, lr
+        self.net, self.lr = net, {NET + net.head + "bias": lr if offset_lr is None else offset_lr}
+        self.usual = lr
         self.names = adapting(net, adapt)
         self.private = adapt in ("all", "rows")  # every task has copies of its rows
         self.rates = nn.ParameterDict()
@@ -68,7 +75,8 @@ class Meta(nn.Module):
         """Name -> rate of every weight that adapts."""
         names = [*self.names, *([TABLE] if self.private else [])]
         learned = {name: params.get(RATES + _plain(name)) for name in names}
-        return {name: self.lr if log is None else self.lr * log.exp() for name, log in learned.items()}
+        rates = {name: self.lr.get(name, self.usual) for name in names}
+        return {name: rates[name] if log is None else rates[name] * log.exp() for name, log in learned.items()}
 
 
 def _plain(name: str) -> str:

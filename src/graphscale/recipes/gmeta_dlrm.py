@@ -67,6 +67,10 @@ class GMetaDLRMConfig(TrainConfig):
     """Records that a support is taken to have besides its own: small ones then move weights less."""
     shots: int | None = None
     """Most records of a support that are shown, the last ones; by default all."""
+    redraw: float = 0.0
+    """Share of a training task's records drawn as queries anew each epoch; 0 keeps the store's queries."""
+    offset_lr: float | None = None
+    """Inner learning rate of the last layer's bias, which is a task's offset; by default --inner-lr."""
     tasks_per_step: int = 32
     """Tasks a step, of all processes together."""
     row_optimiser: Literal["adagrad", "sgd", "adam"] = "adagrad"
@@ -84,10 +88,11 @@ class GMetaDLRMConfig(TrainConfig):
         TrainConfig.__post_init__(self)
         if (Path(self.data) / "manifest.json").is_file():  # a run is evaluated from other folders too
             object.__setattr__(self, "data", str(Path(self.data).resolve()))
-        self.demand(("dim", "inner_lr", "inner_steps", "tasks_per_step", "row_lr", "shots"),
+        self.demand(("dim", "inner_lr", "inner_steps", "tasks_per_step", "row_lr", "shots", "offset_lr"),
                     lambda v: v > 0, "must be above 0")  # fmt: skip
         self.demand(("row_lr", "inner_lr", "row_decay", "row_scale", "shrink"), lambda v: 0 <= v < float("inf"),
                     "must be finite and not negative")  # fmt: skip
+        self.demand(("redraw",), lambda v: 0 <= v < 1, "must lie in [0, 1)")
         if self.undirected or self.scaling != "none":
             raise InputError("--undirected and --scaling are of static graphs. Leave them out.")
         if self.precision != "fp32":
