@@ -26,7 +26,7 @@ from graphscale.rng import derive
 RESULTS = Path(__file__).parent / "results"
 Table = tuple[list[str], list[list[str]]]
 
-# RecBole-MetaRec's protocol: users 8 : 1 : 1, 13 to 100 ratings, 10 random ones asked. --split s seeds users and queries.
+# RecBole-MetaRec's protocol: users 8 : 1 : 1, 13 to 100 ratings, 10 random ones asked. --split s seeds both.
 USUAL = {"data": "ml-100k", "epochs": 30, "patience": 5, "threads": 1, "preset": "none"}
 # Searched at random on splits that no table reports, by validation MAE.
 SEARCHED = (100, 101)

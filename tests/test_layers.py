@@ -22,7 +22,7 @@ LAYERS = tuple(
     recipes
     folder profiling
     console prediction launch orphan interrupt settings places progress saving session outputs preparing \
-    advising online users api tools cli __main__
+    advising online people api tools cli __main__
     """.strip().splitlines()
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from graphscale.online import live as live
     from graphscale.outputs import load as load
     from graphscale.partitioning import partition as partition
+    from graphscale.people import Users as Users
+    from graphscale.people import users as users
     from graphscale.recipes.cluster_gcn import ClusterGCNConfig as ClusterGCNConfig
     from graphscale.run import Run as Run
     from graphscale.session import evaluate as evaluate
     from graphscale.session import train as train
     from graphscale.settings import configure as configure
-    from graphscale.users import Users as Users
-    from graphscale.users import users as users
 
 _HOME = {
     "accelerate": "nn.fast",
@@ -56,8 +56,8 @@ _HOME = {
     "evaluate": "session",
     "train": "session",
     "fit": "loop",
-    "Users": "users",
-    "users": "users",
+    "Users": "people",
+    "users": "people",
 }
 
 # Where the outside name differs from the one at home.

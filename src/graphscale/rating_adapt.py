@@ -1,4 +1,4 @@
-"""Tasks that a run has never seen: their records are encoded as training's were, they adapt, their queries are scored."""
+"""Tasks that a run has never seen: records are encoded as training's were, tasks adapt, queries are scored."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def adapted_predictions(
     Args:
         state: a checkpoint (``folder.best``).
         support: a log with the columns that training's had.
-        query: another, whose labels are not looked at and may be missing; None scores the support's records without one.
+        query: another, whose labels are not looked at; None scores the support's records without one.
         to: where the file goes; replaced when it is whole.
 
     Returns:
@@ -175,8 +175,8 @@ def adapted_predictions(
         rows = np.arange(len(asked.task))
     if not len(rows):
         raise InputError(
-            f"{support} has no record without a label, so nothing is asked. Leave labels of what is asked empty, or give"
-            " a log of queries."
+            f"{support} has no record without a label, so nothing is asked. Leave labels of what is asked empty, or"
+            " give a log of queries."
         )
     found = foretold(scores, decoder, shown, asked)
     columns = {"task": pa.array(asked.task.tolist(), pa.string()), "row": rows, "score": found.numpy()}

@@ -1,7 +1,7 @@
 """What meta-learned ratings have to beat: the mean, shrunken offsets of users and items, chance.
 
-Offsets (Koren 2010, section 2.1, with both sides fitted in turn): r = mu + b_i + b_u; each is the sum of what the others
-leave of its records, divided by their number plus a damping. A new task's b_u is that of its support alone.
+Offsets (Koren 2010, section 2.1, with both sides fitted in turn): r = mu + b_i + b_u; each is the sum of what the
+others leave of its records, divided by their number plus a damping. A new task's b_u is that of its support alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Composing runs over tasks: what training sees, the table, the network and its inner loop, the scores, the measures."""
+"""Composing runs over tasks: what training sees, the rows, the network and its inner loop, scores, measures."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from graphscale.rating_scores import TaskScores
 from graphscale.run import Run, Scores, device_of
 from graphscale.store.folder import is_tasks
 from graphscale.store.tasks import read_tasks
-from graphscale.sync.sharded import ShardedReplicas, load_tables
+from graphscale.sync.sharded import ShardedReplicas, load_tables, whole_rows
 from graphscale.tables.embedding import Descent, Embedding
-from graphscale.tasks import Tasks, blocks
+from graphscale.tasks import Tasks, blocks, in_order
 from graphscale.world import World
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _tasks(config: GMetaDLRMConfig) -> Tasks:
 
 
 def _movielens(place: Path, split: int) -> Tasks | None:
-    """MovieLens by the protocol of RecBole-MetaRec, its ``split`` a seed, in a folder that goes when the process ends."""
+    """MovieLens by RecBole-MetaRec's protocol, ``split`` a seed, in a folder that goes when the process ends."""
     from graphscale.data import task_logs
     from graphscale.data.task_sorting import Cut
     from graphscale.task_preparing import prepare_tasks
@@ -124,7 +124,7 @@ def build(config: GMetaDLRMConfig, views: RatingViews, seed: int) -> Run:
     reader = TaskReader(decoder, config.tasks_per_step, seed=seed, world=world)
     evaluate = scorer(config, tasks, objective, table, world, device)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    sync = ShardedReplicas(model, optimiser, objective, world=world, clip=config.clip, tables=tables)  # type: ignore[arg-type]
+    sync = ShardedReplicas(model, optimiser, objective, world=world, clip=config.clip, tables=tables)
     return Run(
         model=model,
         batches=reader,  # type: ignore[arg-type]
@@ -208,8 +208,8 @@ def restored(
     views, device = read(config), device_of(config.device)
     if same and state.get("graph") != views.tasks.identity:
         raise InputError(
-            f"{config.data} does not hold the tasks that the run was trained on, whose ids its rows stand for. Bring the"
-            " data back as it was."
+            f"{config.data} does not hold the tasks that the run was trained on, whose ids its rows stand for. Bring"
+            " the data back as it was."
         )
     objective = objective_of(config, views, config.seed, device)
     table = table_of(replace(config, row_scale=0.0), views, objective, config.seed, World(), device)
@@ -223,6 +223,19 @@ def restored(
         ) from error
     objective.model.eval()
     return objective, table, views
+
+
+def weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Dense weights of a checkpoint, and ``embedding.rows``: tables in the layout's order, ids in theirs.
+
+    Raises:
+        InputError: where the rows cannot be read.
+    """
+    try:
+        rows = whole_rows(state["beside"], EMBEDDING)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"the rows of the best epoch cannot be read ({error}). Train the run again.") from error
+    return {**state["model"], f"{EMBEDDING}.rows": in_order(rows)}
 
 
 def _said(tasks: Tasks, reader: TaskReader, table: Embedding) -> str:

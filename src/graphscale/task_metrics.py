@@ -1,9 +1,9 @@
-"""Scores of records by task, as fractions: of clicks (AUC, log loss, AUC within tasks) or of ratings (MAE, RMSE), and of
+"""Scores of records by task: of clicks (AUC, log loss, AUC within tasks) or of ratings (MAE, RMSE), and of
 the order within a task.
 
 ``precision@5`` counts as relevant the five best-rated queries of a task, or what was clicked; ``ndcg@k`` has gains
-2^label - 1 (Burges et al. 2005), ``ndcg_binary@5`` gains 1 of what is relevant. Ties of scores lie in the order of their
-records, ties of labels likewise.
+2^label - 1 (Burges et al. 2005), ``ndcg_binary@5`` gains 1 of what is relevant. Ties of scores lie in the order of
+their records, ties of labels likewise.
 """
 
 from __future__ import annotations

@@ -13,15 +13,15 @@ import numpy as np
 from graphscale import probe, store
 from graphscale.data import task_logs, task_sorting
 from graphscale.data.task_logs import MOVIELENS, Columns
-from graphscale.data.task_sorting import Cut
+from graphscale.data.task_sorting import Cut as Cut
 from graphscale.errors import InputError
 from graphscale.store.tasks import read_tasks, text, write_tasks
 from graphscale.tasks import Tasks
 
 
 def columns_of(
-    source: str | Path, *, task: str | None, label: str | None, time: str | None = None, dense: str = "", sparse: str = "",
-    bags: str = "", hashed: str = "", separator: str = "|", bag_size: int = 16,
+    source: str | Path, *, task: str | None, label: str | None, time: str | None = None, dense: str = "",
+    sparse: str = "", bags: str = "", hashed: str = "", separator: str = "|", bag_size: int = 16,
 ) -> Columns:  # fmt: skip
     """Columns from text as the command takes it; those of MovieLens where none are named.
 
@@ -131,7 +131,7 @@ def _demand_sound(columns: Columns, cut: Cut) -> None:
     names = [*columns.dense, *(name for name, _ in (*columns.sparse, *columns.bags))]
     if len(set(names)) < len(names):
         raise InputError("a column is named twice among --dense, --sparse and --bags. Name each once.")
-    if not (0 <= cut.val and 0 <= cut.test and cut.val + cut.test < 1):
+    if not (cut.val >= 0 and cut.test >= 0 and cut.val + cut.test < 1):
         raise InputError(f"--val {cut.val} and --test {cut.test} leave no task to train on. Lower one.")
     if cut.query <= 0 or cut.least < 2:
         raise InputError("a task needs a record to adapt to and one to be judged on: --query above 0, --least from 2.")

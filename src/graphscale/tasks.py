@@ -1,7 +1,7 @@
 """Samples by task: what a recommender is trained on. A task is a user, a scene, an advertiser.
 
 T tasks, R records, D dense numbers and K slots of ids a record. A record is W = 1 + D + K words of four bytes: its
-label, its dense numbers, its ids. A task's records lie side by side, those of its support first; tasks of a part (train,
+label, dense numbers, ids. A task's records lie side by side, those of its support first; tasks of a part (train,
 val, test, ...) lie side by side. So a batch of tasks is one slice.
 """
 
@@ -103,15 +103,26 @@ class Layout:
 
         Rows are shared out to ranks in ranges. A table of frequent ids would lie with one rank; so it lies with all.
         """
-        stride = max(1, round(0.6180339887 * self.num_rows))
-        while math.gcd(stride, self.num_rows) != 1:
-            stride += 1
-        return stride
+        return stride_of(self.num_rows)
 
     def rows(self, ids: Tensor) -> Tensor:
         """[..., K] ids of slots as rows of the space; empty slots stay empty."""
         there = (ids.long() + torch.from_numpy(self.firsts)) * self.stride % self.num_rows
         return torch.where(ids < 0, ids.long(), there)
+
+
+def stride_of(num_rows: int) -> int:
+    """About the golden share of ``num_rows``, and without a common factor with it."""
+    stride = max(1, round(0.6180339887 * num_rows))
+    while math.gcd(stride, num_rows) != 1:
+        stride += 1
+    return stride
+
+
+def in_order(rows: Tensor) -> Tensor:
+    """[num_rows, d] rows as they lie, in the order of their numbers in the space."""
+    size = rows.shape[0]
+    return rows[torch.arange(size) * stride_of(size) % size]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from graphscale import cli, store
 from graphscale.data.task_logs import Columns
 from graphscale.data.task_sorting import Cut
 from graphscale.errors import InputError
-from graphscale.store.tasks import names_of, strings, text, values_of
+from graphscale.store.tasks import names_of, read_tasks, strings, text, values_of
 from graphscale.task_preparing import prepare_tasks
 
 COLUMNS = Columns(
@@ -28,7 +28,8 @@ def log(rows=300, users=12, seed=0):
     tags = [[f"g{k}" for k in draw.integers(6, size=n)] for n in draw.integers(0, 4, size=rows)]
     return {
         "user": [f"u{k}" for k in draw.integers(users, size=rows)], "clicked": draw.integers(2, size=rows),
-        "t": draw.permutation(rows), "price": draw.random(rows).astype(np.float32), "item": draw.integers(40, size=rows),
+        "t": draw.permutation(rows), "price": draw.random(rows).astype(np.float32),
+        "item": draw.integers(40, size=rows),
         "city": [None if k == 0 else f"c{k}" for k in draw.integers(5, size=rows)], "tags": tags,
     }  # fmt: skip
 
@@ -133,7 +134,7 @@ def test_movielens(tmp_path, kind):
         (tmp_path / "users.dat").write_text("1::M::25::16::85711\n2::F::56::3::94043\n")
         ages = ["25"]
     assert cli.main(["prepare-tasks", str(tmp_path), "--to", str(tmp_path / "s"), "--val", "0", "--test", "0"]) == 0
-    made = store.tasks.read_tasks(tmp_path / "s")
+    made = read_tasks(tmp_path / "s")
     assert names_of(made) == ["1"] and made.num_records == 14
     assert values_of(tmp_path / "s", "age") == ages
     assert values_of(tmp_path / "s", "genres") == ["Comedy", "Drama"]
@@ -169,4 +170,4 @@ def test_what_cannot_be_prepared_is_refused(tmp_path, capsys):
         file.seek(-1, 2)
         file.write(b"\x7f")
     with pytest.raises(InputError, match=r"inconsistent in support"):
-        store.tasks.read_tasks(tmp_path / "s")
+        read_tasks(tmp_path / "s")

@@ -13,10 +13,11 @@ import pyarrow.parquet as pa_parquet
 import pytest
 import torch
 from rating import small
+from safetensors.torch import load_file
 from stopping import After
 
 import graphscale
-from graphscale import cli, folder, rating_baselines, rating_runs, session
+from graphscale import cli, folder, outputs, rating_baselines, rating_runs, session
 from graphscale.batches.task_reader import TaskReader
 from graphscale.data.task_logs import Columns
 from graphscale.data.task_sorting import Cut
@@ -24,7 +25,9 @@ from graphscale.errors import InputError
 from graphscale.interrupt import Interrupted
 from graphscale.rating_adapt import adapted_predictions
 from graphscale.recipes.gmeta_dlrm import GMetaDLRMConfig
+from graphscale.store.tasks import names_of
 from graphscale.task_preparing import prepare_tasks
+from graphscale.world import World
 
 TINY = GMetaDLRMConfig(
     data="planted-tasks:60", dim=4, top="8", epochs=3, tasks_per_step=16, threads=1, inner_steps=2, order="first"
@@ -120,7 +123,8 @@ def run(tmp_path):
     draw = np.random.default_rng(0)
     log = {
         "user": [f"u{k}" for k in draw.integers(40, size=900)], "stars": draw.integers(1, 6, size=900),
-        "hour": draw.random(900), "item": draw.integers(30, size=900), "tags": [["a", "b"][: k % 3] for k in range(900)],
+        "hour": draw.random(900), "item": draw.integers(30, size=900),
+        "tags": [["a", "b"][: k % 3] for k in range(900)],
     }  # fmt: skip
     pa_parquet.write_table(pa.table(log), tmp_path / "log.parquet")
     columns = Columns("user", "stars", dense=("hour",), sparse=(("item", "item"),), bags=(("tags", "tags"),))
@@ -134,9 +138,9 @@ def test_people_are_observed_and_scored_as_evaluation_scores_them(tmp_path, run)
     state, config = folder.best(place / "checkpoints" / "best.pt"), replace(TINY, data=str(tmp_path / "store"))
     config = replace(config, model="wide_deep", adapt="all", inner_lr=0.1)
     objective, table, views = rating_runs.restored(config, state)
-    scores = rating_runs.scorer(config, views.tasks, objective, table, graphscale.world.World(), table.device)
+    scores = rating_runs.scorer(config, views.tasks, objective, table, World(), table.device)
     expected = scores.part("test")
-    names = graphscale.store.tasks.names_of(made)
+    names = names_of(made)
     first, end = made.parts["test"]
     people = graphscale.users(place)
     support, query = ({name: [] for name in log} for _ in range(2))
@@ -168,6 +172,19 @@ def test_people_are_observed_and_scored_as_evaluation_scores_them(tmp_path, run)
         people.score({"user": ["x"], "item": [1], "tags": [[]]})
 
 
+def test_exported_rows_lie_in_the_order_of_ids(tmp_path):
+    trained(tmp_path / "run", epochs=1)
+    outputs.export(tmp_path / "run", tmp_path / "model.safetensors")
+    weights = load_file(tmp_path / "model.safetensors")
+    _, table, views = rating_runs.restored(TINY, folder.best(tmp_path / "run" / "checkpoints" / "best.pt"))
+    layout = views.tasks.layout
+    ids = torch.tensor([[5, 7, 2, 3, 4, 5]])
+    number = torch.tensor([5, 201 + 7, 201 + 9 + 2, *(201 + 9 + 5 + k for k in (3, 4, 5))])
+    assert torch.equal(weights["embedding.rows"][number], table.read(layout.rows(ids)[0]))
+    model = graphscale.load(tmp_path / "run")
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+
+
 def test_what_cannot_be_trained_is_refused(tmp_path, capsys):
     for flags, words in (
         (["--data", "nosuch"], "no tasks 'nosuch'"),
@@ -183,6 +200,6 @@ def test_what_cannot_be_trained_is_refused(tmp_path, capsys):
     with pytest.raises(InputError, match="not hold the tasks"):
         session.evaluate(tmp_path / "run", data="planted-tasks:70")
     with pytest.raises(InputError, match="observe"):
-        graphscale.outputs.predict(tmp_path / "run", tmp_path / "p.parquet")
+        outputs.predict(tmp_path / "run", tmp_path / "p.parquet")
     with pytest.raises(InputError, match="which columns"):
         graphscale.users(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Batches of whole tasks, read in order (Meta-IO): a batch is one slice of the file, and so is every rank's share of it.
+"""Batches of whole tasks, read in order (Meta-IO): a batch is a slice of the file, and so is a rank's share.
 
 T tasks of a rank's batch; s the largest support, n = s + the largest query; D dense numbers, K slots; u distinct rows.
 
@@ -9,8 +9,8 @@ T tasks of a rank's batch; s the largest support, n = s + the largest query; D d
 | GroupBatch: whole tasks only                     | a batch is a range of tasks, a share a range of it    |
 | decode and de-duplicate ahead of the step        | ``loop`` runs ``epoch`` in a thread (``prefetch``)    |
 
-Which tasks a step has is a function of (seed, epoch) alone; ranks share them out as the world is large. So another number
-of ranks makes the same steps, and may go on in the middle of an epoch.
+Which tasks a step has is a function of (seed, epoch) alone; ranks share them out as the world is large. So another
+number of ranks makes the same steps, and may go on in the middle of an epoch.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ class Decoder:
         shown = support if self.shots is None else np.minimum(support, self.shots)
         width = int(shown.max(initial=0))
         y, dense, ids = unpacked(
-            words, order, begins, shown, asked, support - shown, len(layout.dense), layout.slots, layout.firsts, layout.sizes,
-            layout.stride, layout.num_rows, width,
+            words, order, begins, shown, asked, support - shown, len(layout.dense), layout.slots, layout.firsts,
+            layout.sizes, layout.stride, layout.num_rows, width,
         )  # fmt: skip
         flat = ids.reshape(-1)
         if flat.size and flat.min() == -2:

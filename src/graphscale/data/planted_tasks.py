@@ -1,7 +1,7 @@
 """Generated ratings or clicks of users with tastes: a task a user, which its support tells something of.
 
-A user u has an offset b_u and tastes p_u; an item i has an offset b_i and traits q_i, of which its category tells a part.
-A rating is 3.5 + b_u + b_i + p_u . q_i + noise, cut to 1..5; a click is drawn from the sigmoid of the same sum, centred.
+A user u has an offset b_u and tastes p_u; an item i has an offset b_i and traits q_i, which its category tells in part.
+A rating is 3.5 + b_u + b_i + p_u . q_i + noise, cut to 1..5; a click is drawn from the sigmoid of it less 3.5.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def planted_tasks(
     """
     draw = np.random.default_rng(rng.derive(rng.DATA, seed, tasks))
     layout = Layout(
-        ("hour",), (Field("item", "item"), Field("category", "category"), Field("group", "group"), Field("tags", "tags", 3)),
+        ("hour",),
+        (Field("item", "item"), Field("category", "category"), Field("group", "group"), Field("tags", "tags", 3)),
         {"item": items + 1, "category": 9, "group": 5, "tags": 13},
     )  # fmt: skip
     category = draw.integers(8, size=items)

@@ -160,7 +160,7 @@ def _movielens_100k(path: Path) -> str:
     )
     return _joined(
         ratings,
-        f"(SELECT item, split_part(released, '-', 3) AS year, list_filter([{genres}], lambda g: g IS NOT NULL) AS genres"
+        f"(SELECT item, split_part(released, '-', 3) AS year, [g FOR g IN [{genres}] IF g IS NOT NULL] AS genres"
         f" FROM {items})",
         # Ages as 1M has them: under 18, to 24, 34, 44, 49, 55, above.
         f"(SELECT user, gender, occupation, left(zip, 1) AS zip, CASE WHEN age::INT < 18 THEN '1' WHEN age::INT < 25"

@@ -1,7 +1,7 @@
 """From a log to records by task, out of core: tasks are counted and parted, values numbered, samples sorted.
 
-Everything random follows from MD5 of (seed, name), so any engine can do the same; so do hashed ids: the last eight bytes
-of a value's MD5, little-endian, modulo rows - 1, plus 1.
+Everything random follows from MD5 of (seed, name), so any engine can do the same; so do hashed ids: the last eight
+bytes of a value's MD5, little-endian, modulo rows - 1, plus 1.
 """
 
 from __future__ import annotations
@@ -121,17 +121,19 @@ def ranked(con: Any, cut: Cut) -> tuple[np.ndarray, dict[str, tuple[int, int]]]:
         " ELSE 0 END"
     )
     con.execute(
-        f"CREATE OR REPLACE TABLE ranks AS SELECT task, fresh, n, part, row_number() OVER (ORDER BY part, {key}, task) - 1"
-        f" AS rank FROM (SELECT task, fresh, n, CASE WHEN NOT fresh THEN {part} WHEN {part} = 0 THEN 3 WHEN {part} = 2"
-        " THEN 4 ELSE 5 END AS part FROM counted JOIN people USING (task)) WHERE part < 5"
+        "CREATE OR REPLACE TABLE ranks AS"
+        f" SELECT task, fresh, n, part, row_number() OVER (ORDER BY part, {key}, task) - 1 AS rank FROM"
+        f" (SELECT task, fresh, n, CASE WHEN NOT fresh THEN {part} WHEN {part} = 0 THEN 3 WHEN {part} = 2 THEN 4"
+        " ELSE 5 END AS part FROM counted JOIN people USING (task)) WHERE part < 5"
     )
     found = con.execute("SELECT part, n FROM ranks ORDER BY rank").fetchnumpy()
     sizes, codes = np.asarray(found["n"], dtype=np.int64), np.asarray(found["part"])
     ends = np.searchsorted(codes, np.arange(len(PARTS) + 1)).tolist()
     parts = {name: (ends[i], ends[i + 1]) for i, name in enumerate(PARTS) if i < 3 or ends[i] < ends[i + 1]}
     if parts["train"][0] == parts["train"][1]:
+        (there,) = con.execute("SELECT count(DISTINCT task) FROM logs").fetchone()
         raise InputError(
-            f"no task is left to train on: of {con.execute('SELECT count(DISTINCT task) FROM logs').fetchone()[0]} tasks"
+            f"no task is left to train on: of {there} tasks"
             f" none has {cut.least} records or more{f' and {cut.most} or fewer' if cut.most else ''}. Lower --least."
         )
     return sizes, parts
@@ -140,7 +142,7 @@ def ranked(con: Any, cut: Cut) -> tuple[np.ndarray, dict[str, tuple[int, int]]]:
 def asked(sizes: np.ndarray, query: float) -> np.ndarray:
     """[T] queries of tasks of so many records; at least one record is left to the support where there are two."""
     wanted = np.full_like(sizes, int(query)) if query >= 1 else np.maximum(1, np.round(query * sizes)).astype(np.int64)
-    return np.minimum(wanted, np.maximum(1, sizes - 1))
+    return np.asarray(np.minimum(wanted, np.maximum(1, sizes - 1)))
 
 
 def numbered(con: Any, columns: Columns, cut: Cut) -> dict[str, list[str]]:

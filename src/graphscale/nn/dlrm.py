@@ -1,7 +1,7 @@
 """Networks that score records from rows of ids and dense numbers, under weights shared by all tasks or a slice a task.
 
-T tasks, n records a task, F fields, d numbers of a row, D dense numbers. A weight is [o, i], or [T, o, i] where tasks have
-adapted their own; then all of them are one batched product.
+T tasks, n records a task, F fields, d numbers of a row, D dense numbers. A weight is [o, i], or [T, o, i] where tasks
+have adapted their own; then all of them are one batched product.
 
 | network   | in the paper                                                                     |
 |-----------|----------------------------------------------------------------------------------|
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -66,6 +67,9 @@ class RatingNet(nn.Module):
     ``row_dim`` numbers a row are asked of the table. ``head`` names the last layer, ``decision`` the layers above
     rows (MeLU's decision-making layers), in the parameters' names.
     """
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, shape: Shape, layout: Layout, *, offset: float = 0.0) -> None:
         super().__init__()
@@ -143,7 +147,7 @@ def _width(shape: Shape, fields: int, dense: int) -> int:
 
 
 def _layers(widths: Sequence[int]) -> nn.ModuleList:
-    return nn.ModuleList([nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)])
+    return nn.ModuleList([nn.Linear(a, b) for a, b in pairwise(widths)])
 
 
 def pooled(table: Tensor, ids: Tensor, layout: Layout, *, whole: bool) -> Tensor:

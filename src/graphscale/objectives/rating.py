@@ -2,16 +2,16 @@
 
 T tasks, s records of the largest support, n = s + the largest query, u rows of the step, v of a task, d numbers a row.
 
-| G-Meta for recommenders (CIKM 2023), MAML            | here                                                         |
+| G-Meta for recommenders (CIKM 2023), MAML              | here                                                       |
 |------------------------------------------------------|--------------------------------------------------------------|
-| xi, rows fetched for support and query at once         | ``params["rows.embedding"]``                                 |
-| inner loop on the support, no communication            | ``objectives.adapt.adapted`` of ``MetaRating.support``       |
-| rows of the query that the inner loop updated          | ``own``: support and query index the same copies of a task   |
-| outer loss (1 / T) sum_t L_q(t)                        | ``Outcome``: a sum over tasks of means over queries          |
-| joint training, DLRM as it is                          | ``adapt="none"``: a sum over all records                     |
+| xi, rows fetched for support and query at once         | ``params["rows.embedding"]``                               |
+| inner loop on the support, no communication            | ``objectives.adapt.adapted`` of ``MetaRating.support``     |
+| rows of the query that the inner loop updated          | ``own``: support and query share a task's copies |
+| outer loss (1 / T) sum_t L_q(t)                        | ``Outcome``: a sum over tasks of means over queries        |
+| joint training, DLRM as it is                          | ``adapt="none"``: a sum over all records                   |
 
-A task's support loss is a sum over n_s records divided by n_s + ``shrink``: the fewer records, the smaller the step. For an
-offset alone, descended to the end, that is the shrunken mean of residuals.
+A task's support loss is a sum over n_s records divided by n_s + ``shrink``: the fewer records, the smaller the step.
+For an offset alone, descended to the end, that is the shrunken mean of residuals.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""G-Meta for recommenders (Xiao, Shao, Zhou et al.; CIKM 2023, arXiv 2401.04338): meta-learned scores over sharded rows.
+"""G-Meta for recommenders (Xiao, Shao, Zhou et al.; CIKM 2023): meta-learned scores over sharded rows.
 
 | in the paper                                            | here                                               |
 |---------------------------------------------------------|----------------------------------------------------|
@@ -9,7 +9,7 @@
 | inner loop (MAML), local to a worker                    | ``objectives.rating``, ``objectives.adapt``        |
 | outer gradients by AllReduce in place of Gather         | ``sync.replicas``: buckets that overlap backward   |
 | gradients of rows to their owners                       | ``Embedding.write``                                |
-| meta-DLRM                                               | ``nn.dlrm``                                        |
+| meta-DLRM (arXiv 2401.04338)                            | ``nn.dlrm``                                        |
 
 No double backward crosses an exchange: second-order terms lie between the fetched rows and the loss, on one rank. The
 paper's text was not at hand: what is not in its abstract follows from the algorithm and is proven by tests, not by its
@@ -27,6 +27,8 @@ from graphscale.config import CONTINUES, TrainConfig
 from graphscale.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from graphscale.objectives.rating import Meta
     from graphscale.rating_runs import RatingViews
     from graphscale.run import Run, Scores
@@ -38,7 +40,7 @@ class GMetaDLRMConfig(TrainConfig):
     """Recommenders that adapt to each user or scene from a few records, their rows over processes."""
 
     data: str = "planted-tasks:400"
-    """A store of prepare-tasks, MovieLens' folder (100K or 1M; --split seeds it), planted-tasks:TASKS, planted-clicks:."""
+    """A store of prepare-tasks, MovieLens' folder (--split seeds it), planted-tasks:TASKS, planted-clicks:."""
     epochs: int = 20
     """Passes over the training tasks."""
     lr: float = 1e-3
@@ -174,6 +176,13 @@ def restored(config: GMetaDLRMConfig, state: Mapping[str, Any]) -> tuple[Meta, E
 
     objective, table, views = rating_runs.restored(config, state)
     return objective.model, table, views
+
+
+def weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Dense weights of a checkpoint, and ``embedding.rows`` of all tables, one after the other."""
+    from graphscale import rating_runs
+
+    return rating_runs.weights(state)
 
 
 def predicted(config: GMetaDLRMConfig, state: Mapping[str, Any], *, hidden: bool) -> NoReturn:

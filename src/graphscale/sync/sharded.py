@@ -1,4 +1,4 @@
-"""Replicas of the dense part beside tables whose rows lie over ranks: both are saved so that any number of ranks goes on."""
+"""Replicas of the dense part beside tables whose rows lie over ranks, saved for any number of ranks to go on."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Rows that are learned, in ranges over ranks: what a step needs is fetched once, its gradients go back once.
 
-N ranks, U distinct rows that a rank's step needs, of which a share of (N - 1) / N lies with others; D numbers a row of b
-bytes. All tables of a model are one space of rows (``tasks.Layout``), so one exchange serves them all, and support and
+N ranks, U distinct rows that a rank's step needs, of which a share of (N - 1) / N lies with others; D numbers a row of
+b bytes. All tables of a model are one space of rows (``tasks.Layout``), so one exchange serves them all, support and
 query together.
 
 | of a rank, to other ranks | bytes                   |
@@ -11,8 +11,9 @@ query together.
 | rows                      | b D U (N - 1) / N       |
 | their gradients           | b D U (N - 1) / N       |
 
-The owner remembers which ids each rank asked for, so gradients travel without ids. It adds up what several ranks send for
-a row, and descends. Adagrad and SGD then do what their dense forms do; Adam is lazy: moments of untouched rows rest.
+The owner remembers which ids each rank asked for, so gradients travel without ids. It adds up what several ranks send
+for a row, and descends. Adagrad and SGD then do what their dense forms do; Adam is lazy: what is not
+touched rests.
 """
 
 from __future__ import annotations
