@@ -50,7 +50,7 @@ def composed(way, world, *, tasks=None, size=7):
         tasks.layout.num_rows, objective.model.net.row_dim, descent=Descent(WAYS[way][3], 0.05, 0.01), scale=0.3,
         dtype=torch.float64, world=world,
     )  # fmt: skip
-    reader = TaskReader(Decoder(tasks, private=WAYS[way][1] in ("all", "rows")), size, world=world)
+    reader = TaskReader(Decoder(tasks, private=WAYS[way][1] in ("all", "rows"), spare=9), size, world=world)
     optimiser = torch.optim.Adam(objective.model.parameters(), lr=0.01)
     sync = ShardedReplicas(objective.model, optimiser, objective, world=world, tables={EMBEDDING: table})
     return Run(

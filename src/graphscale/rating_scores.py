@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from graphscale.batches.ahead import ahead
-from graphscale.batches.task_reader import Decoder, TaskBatch, TaskReader
+from graphscale.batches.task_reader import Block, Decoder, TaskBatch, TaskReader
 from graphscale.loop import fetch
 from graphscale.objectives.rating import MetaRating
 from graphscale.run import Scores
@@ -73,15 +73,20 @@ class TaskScores:
         return Scored(*(column[order] for column in gathered))
 
     def batch(self, batch: TaskBatch) -> Scored:
-        """Scores of the queries of a batch; collective."""
+        """Scores of the queries of a batch, its tasks in the order of their numbers; collective."""
         rows = fetch(self.tables, batch.needs)
-        if batch.padding:
+        parts = [self._block({**self._params(), **rows}, block) for block in batch.blocks]
+        if not parts:
             return Scored(torch.empty(0, dtype=torch.int64), torch.empty(0), torch.empty(0))
-        moved = batch.to(self.device)
-        score = self.objective.scores({**self._params(), **rows}, moved).cpu()
-        asked = batch.present()[:, batch.width :]
-        task = batch.tasks[:, None].expand_as(asked)
-        return Scored(task[asked], batch.y[:, batch.width :][asked], score[asked].float())
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        order = columns[0].argsort(stable=True)
+        return Scored(*(column[order] for column in columns))
+
+    def _block(self, params: Params, block: Block) -> Scored:
+        score = self.objective.scores(params, block.to(self.device)).cpu()
+        asked = block.present()[:, block.width :]
+        task = block.tasks[:, None].expand_as(asked)
+        return Scored(task[asked], block.y[:, block.width :][asked], score[asked].float())
 
     def _params(self) -> Params:
         return {name: value.detach() for name, value in self.objective.model.named_parameters()}

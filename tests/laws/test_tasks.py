@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
 from rating import STOP, WAYS, composed, objective_of, ranks, saved, small, state_of, stepped
 
 from graphscale import folder
-from graphscale.batches.task_reader import EMBEDDING, Decoder, TaskReader
+from graphscale.batches.task_reader import EMBEDDING, Decoder, TaskReader, grouped
 from graphscale.loop import Log
 from graphscale.nn.dlrm import pooled
 from graphscale.objectives.rating import NET, TABLE
@@ -98,19 +99,20 @@ def test_measured_bytes_equal_the_formulas(spawned):
 
 def test_every_record_is_read_once_an_epoch_and_no_batch_splits_a_task():
     tasks = small()
-    for size in (1, 2, 4):
+    for size, spare in ((1, 1), (1, 1024), (2, 1), (4, 1)):
         for index in range(2):
             met = []
             for rank in range(size):
-                reader = TaskReader(Decoder(tasks), 7, world=World(rank, size), seed=3)
+                reader = TaskReader(Decoder(tasks, spare=spare), 7, world=World(rank, size), seed=3)
                 batches = list(reader.epoch(index))
                 assert len(batches) == len(reader)
                 for batch in batches:
-                    whole = tasks.offset.diff()[batch.tasks]
-                    assert torch.equal(batch.shown + batch.asked, whole), "all records of a task, at once"
-                    assert torch.equal(batch.shown, tasks.support[batch.tasks])
-                    assert batch.padding == (batch.size == 0)
-                    met.append(batch.tasks)
+                    assert batch.padding == (batch.count == 0)
+                    for block in batch.blocks:
+                        whole = tasks.offset.diff()[block.tasks]
+                        assert torch.equal(block.shown + block.asked, whole), "all records of a task, at once"
+                        assert torch.equal(block.shown, tasks.support[block.tasks])
+                        met.append(block.tasks)
             assert torch.equal(torch.cat(met).sort().values, tasks.numbers("train"))
 
 
@@ -118,17 +120,46 @@ def test_batches_hold_the_records_of_their_tasks():
     tasks = small()
     layout = tasks.layout
     for private in (False, True):
-        for batch in TaskReader(Decoder(tasks, private=private), 7).epoch(0):
-            present = batch.present()
-            for t, number in enumerate(batch.tasks.tolist()):
+        for batch in TaskReader(Decoder(tasks, private=private, spare=5), 7).epoch(0):
+            assert bool((batch.rows.diff() > 0).all()), "distinct, ascending"
+            for block, t, number in each(batch):
                 first, end = tasks.offset[number : number + 2].tolist()
-                words = tasks.records[first:end]
-                assert torch.equal(batch.y[t][present[t]], tasks.labels(first, end))
-                assert torch.equal(batch.dense[t][present[t]], words[:, 1:2].contiguous().view(torch.float32))
-                place = batch.ids[t][present[t]].long()
-                there = batch.rows if batch.own is None else batch.rows[batch.own[t]]
+                words, present = tasks.records[first:end], block.present()[t]
+                assert torch.equal(block.y[t][present], tasks.labels(first, end))
+                assert torch.equal(block.dense[t][present], words[:, 1:2].contiguous().view(torch.float32))
+                place = block.ids[t][present].long()
+                there = batch.rows if block.own is None else batch.rows[block.own[t]]
                 rows = torch.where(place < 0, -1, there[place.clamp(min=0)])
                 assert torch.equal(rows, layout.rows(words[:, 2:]))
+
+
+def each(batch):
+    """(Block, place in it, number) of every task."""
+    return [(block, t, number) for block in batch.blocks for t, number in enumerate(block.tasks.tolist())]
+
+
+def test_redrawn_queries_are_a_share_of_a_tasks_records_and_others_every_epoch():
+    tasks = small()
+    met = []
+    for index in range(2):
+        for batch in TaskReader(Decoder(tasks, redraw=0.5), 7).epoch(index):
+            for block, t, number in each(batch):
+                size = int(tasks.offset[number + 1] - tasks.offset[number])
+                assert block.asked[t] == round(0.5 * size) and block.shown[t] + block.asked[t] == size
+                hours = block.dense[t][block.present()[t]].flatten()
+                there = tasks.records[int(tasks.offset[number]) :][:size, 1].contiguous().view(torch.float32)
+                assert torch.equal(hours.sort().values, there.sort().values), "each record once"
+                met.append((number, hours[int(block.shown[t]) :].sort().values.tolist()))
+    met.sort()
+    assert sum(a[1] != b[1] for a, b in zip(met[::2], met[1::2], strict=True)) > 20
+
+
+def test_blocks_hold_every_task_once_and_spare_padding():
+    shown, asked = np.array([3, 90, 4, 5, 80, 4, 3]), np.array([1, 10, 1, 1, 10, 1, 1])
+    groups = grouped(shown, asked, 40)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(7))
+    assert [sorted(g.tolist()) for g in groups] == [[1, 4], [0, 2, 3, 5, 6]]
+    assert len(grouped(shown, asked, 10**6)) == 1
 
 
 def test_the_order_is_a_function_of_seed_and_epoch():
@@ -136,7 +167,8 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 
     def order(seed, epoch, rank=0, size=1, start=0):
         reader = TaskReader(Decoder(tasks), 4, seed=seed, world=World(rank, size))
-        return [batch.tasks.tolist() for batch in reader.epoch(epoch, start)]
+        batches = reader.epoch(epoch, start)
+        return [sorted(number for block in batch.blocks for number in block.tasks.tolist()) for batch in batches]
 
     first = order(0, 0)
     assert first == order(0, 0)
@@ -148,19 +180,21 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 
 @pytest.mark.parametrize("way", [name for name in WAYS if name != "joint"])
 @pytest.mark.parametrize("order", ["first", "second"])
-def test_the_batched_inner_loop_equals_one_written_out(way, order):
+@pytest.mark.parametrize(("spare", "blocks"), [(1024, 1), (7, 2)])
+def test_the_batched_inner_loop_equals_one_written_out(way, order, spare, blocks):
     """Task by task, a copy of the network each: the same loss and the same gradients of weights, rates and rows."""
     tasks = small()
     objective = copy.deepcopy(objective_of(tasks, way))
     object.__setattr__(objective, "order", order)
     private = objective.model.private
-    batch = next(iter(TaskReader(Decoder(tasks, private=private), 6).epoch(0)))
+    batch = next(iter(TaskReader(Decoder(tasks, private=private, spare=spare), 6).epoch(0)))
+    assert len(batch.blocks) == blocks
     rows = torch.randn(batch.rows.numel(), objective.model.net.row_dim, dtype=torch.float64, requires_grad=True)
     params = dict(objective.model.named_parameters())
     leaves = [*params.values(), rows]
     outcome = objective({**params, TABLE: rows}, batch)
-    assert outcome.count == batch.size
-    expected = sum(_by_hand(objective, params, rows, batch, t, order) for t in range(batch.size))
+    assert outcome.count == batch.count == 6
+    expected = sum(_by_hand(objective, params, rows, block, t, order) for block, t, _ in each(batch))
     torch.testing.assert_close(outcome.loss_sum, expected)
     found = torch.autograd.grad(outcome.loss_sum, leaves, allow_unused=True)
     for got, want in zip(found, torch.autograd.grad(expected, leaves, allow_unused=True), strict=True):
@@ -169,23 +203,23 @@ def test_the_batched_inner_loop_equals_one_written_out(way, order):
             torch.testing.assert_close(got, want)
 
 
-def _by_hand(objective, params, rows, batch, t, order):
+def _by_hand(objective, params, rows, block, t, order):
     """The query loss of one task, after its inner loop."""
-    model, present = objective.model, batch.present()[t]
-    table = rows if batch.own is None else rows[batch.own[t]]
-    fast = {name: params[name] for name in model.names} | ({TABLE: table} if batch.own is not None else {})
+    model, present = objective.model, block.present()[t]
+    table = rows if block.own is None else rows[block.own[t]]
+    fast = {name: params[name] for name in model.names} | ({TABLE: table} if block.own is not None else {})
     rates = model.rates_of(params)
 
     def losses(weights, places):
         some = torch.arange(len(present))[places]
         some = some[present[some]]
-        ids = batch.ids[t : t + 1, some]
+        ids = block.ids[t : t + 1, some]
         vectors = pooled(weights.get(TABLE, table), ids, objective.layout, whole=False)
         net = {n.removeprefix(NET): v for n, v in {**params, **weights}.items() if n.startswith(NET)}
-        return (model.net.score(net, vectors, batch.dense[t : t + 1, some])[0] - batch.y[t, some]) ** 2
+        return (model.net.score(net, vectors, block.dense[t : t + 1, some])[0] - block.y[t, some]) ** 2
 
     for _ in range(objective.steps):
-        loss = losses(fast, slice(None, batch.width)).sum() / (batch.shown[t] + objective.shrink)
+        loss = losses(fast, slice(None, block.width)).sum() / (block.shown[t] + objective.shrink)
         gradients = torch.autograd.grad(loss, list(fast.values()), create_graph=order == "second", retain_graph=True)
         fast = {name: fast[name] - rates[name] * g for name, g in zip(fast, gradients, strict=True)}
-    return losses(fast, slice(batch.width, None)).mean()
+    return losses(fast, slice(block.width, None)).mean()

@@ -1,6 +1,6 @@
 """Batches of whole tasks, read in order (Meta-IO): a batch is a slice of the file, and so is a rank's share.
 
-T tasks of a rank's batch; s the largest support, n = s + the largest query; D dense numbers, K slots; u distinct rows.
+T tasks of a block; s the largest support, n = s + the largest query; D dense numbers, K slots; u distinct rows.
 
 | Meta-IO of G-Meta (CIKM 2023)                    | here                                                  |
 |--------------------------------------------------|-------------------------------------------------------|
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from graphscale import rng
 from graphscale.errors import InputError
-from graphscale.kernels.task_loops import by_task, distinct_rows, renumbered, shuffled, unpacked
+from graphscale.kernels.task_loops import by_task, places, renumbered, shuffled, unpacked
 from graphscale.tasks import TRAIN, Tasks
 from graphscale.world import World
 
@@ -35,8 +35,8 @@ EMBEDDING = "embedding"  # the table's name
 
 
 @dataclass(frozen=True)
-class TaskBatch:
-    """Tasks of a step. Law: a task is whole, and is in one batch of one rank."""
+class Block:
+    """Tasks of about one size, padded to the largest."""
 
     tasks: Tensor  # [T] numbers
     shown: Tensor  # [T] records of the support
@@ -44,14 +44,9 @@ class TaskBatch:
     width: int  # s
     y: Tensor  # [T, n] support in :s, queries in s:
     dense: Tensor  # [T, n, D]
-    ids: Tensor  # [T, n, K] places among ``rows``, or among the task's ``own``; -1 empty
-    rows: Tensor  # [u] ascending rows of the space
-    own: Tensor | None  # [T, v] places among ``rows`` of what task t has, where every task adapts copies
+    ids: Tensor  # [T, n, K] places among the step's rows, or among the task's ``own``; -1 empty
+    own: Tensor | None  # [T, v] places among the step's rows of what task t has, where every task adapts copies
     whole: bool  # every record has an id in every slot, and no field is a bag
-    seed: int
-    count: int  # tasks
-    needs: Mapping[str, Tensor] = field(default_factory=dict)
-    padding: bool = False
 
     @property
     def size(self) -> int:
@@ -64,13 +59,34 @@ class TaskBatch:
         support = place < self.shown[:, None]
         return torch.where(place < self.width, support, place - self.width < self.asked[:, None])
 
-    def to(self, device: torch.device) -> TaskBatch:
-        """The same batch on a device; rows of the table stay with the host."""
-        if self.y.device == device:
-            return self
+    def to(self, device: torch.device) -> Block:
+        """The same block on a device; numbers of tasks stay with the host."""
         names = ("shown", "asked", "y", "dense", "ids")
         own = None if self.own is None else self.own.to(device)
         return replace(self, **{name: getattr(self, name).to(device) for name in names}, own=own)
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """Tasks of a step. Law: a task is whole, and is in one batch of one rank."""
+
+    blocks: tuple[Block, ...]
+    rows: Tensor  # [u] ascending rows of the space
+    seed: int
+    count: int  # tasks
+    needs: Mapping[str, Tensor] = field(default_factory=dict)
+    padding: bool = False
+
+    @property
+    def records(self) -> int:
+        """Records of all its tasks that are seen."""
+        return sum(int((block.shown + block.asked).sum()) for block in self.blocks)
+
+    def to(self, device: torch.device) -> TaskBatch:
+        """The same batch on a device; rows of the table stay with the host."""
+        if not self.blocks or self.blocks[0].y.device == device:
+            return self
+        return replace(self, blocks=tuple(block.to(device) for block in self.blocks))
 
 
 @dataclass
@@ -92,12 +108,13 @@ class Decoder:
         shots: most records of a support that are shown, the last ones; None shows all.
         redraw: share of a task's records that are drawn as its queries anew for every batch; 0 keeps the store's. All
             records of training are then learned from, in place of the queries alone.
+        spare: places of padding that are worth a block of their own.
     """
 
     def __init__(
-        self, tasks: Tasks, *, private: bool = False, shots: int | None = None, redraw: float = 0.0
+        self, tasks: Tasks, *, private: bool = False, shots: int | None = None, redraw: float = 0.0, spare: int = 1024
     ) -> None:  # fmt: skip
-        self.tasks, self.private, self.shots, self.redraw = tasks, private, shots, redraw
+        self.tasks, self.private, self.shots, self.redraw, self.spare = tasks, private, shots, redraw, spare
         self.meter = Meter()
         self._offset, self._support = tasks.offset.numpy(), tasks.support.numpy()
 
@@ -137,7 +154,6 @@ class Decoder:
         Raises:
             InputError: where an id is outside its table.
         """
-        layout = self.tasks.layout
         if self.redraw:
             sizes = support + asked
             order = shuffled(begins, sizes, seed)
@@ -146,41 +162,76 @@ class Decoder:
         else:
             order = np.arange(len(words))
         shown = support if self.shots is None else np.minimum(support, self.shots)
-        width = int(shown.max(initial=0))
-        y, dense, ids = unpacked(
-            words, order, begins, shown, asked, support - shown, len(layout.dense), layout.slots, layout.firsts,
-            layout.sizes, layout.stride, layout.num_rows, width,
-        )  # fmt: skip
-        flat = ids.reshape(-1)
-        if flat.size and flat.min() == -2:
+        most = int((shown + asked).sum()) * self.tasks.layout.slots
+        key, number = places(most)
+        found, count, blocks = np.empty(most, dtype=np.int64), 0, []
+        for some in grouped(shown, asked, self.spare):
+            how = (begins[some], shown[some], asked[some], (support - shown)[some])
+            block, count = self._block(words, order, how, numbers[some], (key, number, found, count))
+            blocks.append(block)
+        rows = self._renumbered(blocks, found[:count])
+        there = sum(int((block.ids >= 0).sum()) for block in blocks)
+        self.meter.ids, self.meter.distinct = self.meter.ids + there, self.meter.distinct + len(rows)
+        blocks = [self._finished(block, len(rows), whole=there == most) for block in blocks]
+        return TaskBatch(tuple(blocks), rows, seed, len(begins), needs={EMBEDDING: rows})
+
+    def _block(
+        self, words: np.ndarray, order: np.ndarray, how: tuple[np.ndarray, ...], numbers: Tensor, met: tuple[Any, ...]
+    ) -> tuple[Block, int]:
+        """Some tasks, and how many rows were met by then; ids are numbers in the order of meeting."""
+        layout, (begins, shown, asked, skip) = self.tasks.layout, how
+        width = int(shown.max())
+        size, n = len(begins), width + int(asked.max())
+        y = np.zeros((size, n), dtype=np.int32)
+        dense = np.zeros((size, n, len(layout.dense)), dtype=np.int32)
+        ids = np.full((size, n, layout.slots), -1, dtype=np.int32)
+        count = unpacked(
+            words, order, begins, shown, asked, skip, width, layout.firsts, layout.sizes, y, dense, ids, *met
+        )
+        if count < 0:
             raise InputError(
                 "a record has an id that its table has no row for: the store is damaged, or was written with other"
                 " sizes of tables than its manifest says. Prepare it again."
             )
-        rows, number, own = self._numbered(flat, ids.shape)
-        there = int((number >= 0).sum())
-        self.meter.ids, self.meter.distinct = self.meter.ids + there, self.meter.distinct + len(rows)
-        needs = torch.from_numpy(rows)
-        return TaskBatch(
-            tasks=numbers, shown=torch.from_numpy(shown.copy()), asked=torch.from_numpy(asked), width=width,
-            y=torch.from_numpy(y.view(np.float32)), dense=torch.from_numpy(dense.view(np.float32)),
-            ids=torch.from_numpy(number), rows=needs, own=own,
-            whole=layout.singles == len(layout.fields) and there == int((shown + asked).sum()) * layout.slots,
-            seed=seed, count=len(begins), needs={EMBEDDING: needs},
+        block = Block(
+            numbers, torch.from_numpy(shown), torch.from_numpy(asked), width, torch.from_numpy(y.view(np.float32)),
+            torch.from_numpy(dense.view(np.float32)), torch.from_numpy(ids), None, False,
         )  # fmt: skip
+        return block, count
 
-    def _numbered(self, flat: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, Tensor | None]:
-        """(ascending distinct rows, ids as places in them or in ``own``, ``own``)."""
-        met, number = distinct_rows(flat)
-        order = np.argsort(met)
-        rank = np.empty(len(met), dtype=np.int32)
-        rank[order] = np.arange(len(met), dtype=np.int32)
-        if not self.private:
-            renumbered(number, rank)
-            return met[order], number.reshape(shape), None
-        local = number.reshape(shape[0], shape[1] * shape[2])
-        own = by_task(local, len(met))
-        return met[order], local.reshape(shape), torch.from_numpy(rank.astype(np.int64)[own] if len(met) else own)
+    def _renumbered(self, blocks: list[Block], found: np.ndarray) -> Tensor:
+        """Ascending rows where they lie; ids become places among them."""
+        layout = self.tasks.layout
+        there = found * layout.stride % layout.num_rows
+        order = np.argsort(there)
+        rank = np.empty(len(order), dtype=np.int32)
+        rank[order] = np.arange(len(order), dtype=np.int32)
+        for block in blocks:
+            renumbered(block.ids.numpy().reshape(-1), rank)
+        return torch.from_numpy(there[order])
+
+    def _finished(self, block: Block, count: int, *, whole: bool) -> Block:
+        """The block with ids of its tasks' own, where they have copies, and what is known of its slots."""
+        layout, own = self.tasks.layout, None
+        if self.private:
+            shape = block.ids.shape
+            own = torch.from_numpy(by_task(block.ids.numpy().reshape(shape[0], shape[1] * shape[2]), count))
+        return replace(block, own=own, whole=whole and layout.singles == len(layout.fields))
+
+
+def grouped(shown: np.ndarray, asked: np.ndarray, spare: int) -> list[np.ndarray]:
+    """Tasks in blocks, the larger ones first: one begins where its tasks then save ``spare`` places of padding."""
+    sizes = shown + asked
+    order = np.argsort(-sizes, kind="stable")
+    out, start = [], 0
+    while start < len(order):
+        rest = order[start:]
+        saved = (sizes[rest[0]] - sizes[rest]) * np.arange(len(rest), 0, -1)  # by a new block that begins there
+        best = int(saved.argmax())
+        end = start + best if saved[best] >= spare else len(order)
+        out.append(order[start:end])
+        start = end
+    return out
 
 
 class TaskReader:

@@ -27,11 +27,20 @@ def shuffled(begins: Any, sizes: Any, seed: int) -> Any:
 
 
 @njit(nogil=True, cache=True)
+def places(most: int) -> Any:
+    """An empty table of places for up to ``most`` ids, with linear probing: keys, and the number of each."""
+    bits = 4
+    while (1 << bits) < 2 * most:
+        bits += 1
+    return np.full(1 << bits, -1, dtype=np.int64), np.empty(1 << bits, dtype=np.int32)
+
+
+@njit(nogil=True, cache=True)
 def unpacked(
-    words: Any, order: Any, begins: Any, shown: Any, asked: Any, skip: Any, dense: int, slots: int, firsts: Any,
-    sizes: Any, stride: int, rows: int, width: int,
-) -> Any:  # fmt: skip
-    """Labels [T, n], dense numbers [T, n, D] and rows [T, n, K] of the tasks' support, then of their queries.
+    words: Any, order: Any, begins: Any, shown: Any, asked: Any, skip: Any, width: int, firsts: Any, sizes: Any,
+    y: Any, dense: Any, ids: Any, key: Any, number: Any, found: Any, count: int,
+) -> int:  # fmt: skip
+    """Fill a block of tasks, and number its ids in the order in which they are met.
 
     Args:
         words: [R, W] int32.
@@ -41,63 +50,45 @@ def unpacked(
         asked: [T] queries, which follow the support.
         skip: [T] records of the support before those.
         width: largest support; queries begin at this place.
+        firsts, sizes: [K] the first row and the rows of each slot's table.
+        y, dense, ids: [T, n] of zeros, [T, n, D] of zeros, [T, n, K] of -1: what is filled.
+        key, number: of ``places``.
+        found: the rows so far, in the order of their numbers.
+        count: how many.
 
     Returns:
-        ids outside their table are -2 and make the caller refuse the records.
+        how many there are now; -1 where an id is outside its table.
     """
-    tasks = len(begins)
-    n = width + (asked.max() if tasks else 0)
-    y = np.zeros((tasks, n), dtype=np.int32)
-    numbers = np.zeros((tasks, n, dense), dtype=np.int32)
-    row = np.full((tasks, n, slots), -1, dtype=np.int64)
-    for t in range(tasks):
+    numbers, slots = dense.shape[2], ids.shape[2]
+    mask = len(key) - 1
+    bits = 0
+    while (1 << bits) <= mask:
+        bits += 1
+    shift = np.uint64(64 - bits)
+    for t in range(len(begins)):
         for j in range(shown[t] + asked[t]):
             at = order[begins[t] + skip[t] + j]
             place = j if j < shown[t] else width + j - shown[t]
             y[t, place] = words[at, 0]
-            for k in range(dense):
-                numbers[t, place, k] = words[at, 1 + k]
+            for k in range(numbers):
+                dense[t, place, k] = words[at, 1 + k]
             for k in range(slots):
-                v = words[at, 1 + dense + k]
+                v = words[at, 1 + numbers + k]
+                if v < 0:
+                    continue
                 if v >= sizes[k]:
-                    row[t, place, k] = -2
-                elif v >= 0:
-                    row[t, place, k] = (firsts[k] + v) * stride % rows
-    return y, numbers, row
-
-
-@njit(nogil=True, cache=True)
-def distinct_rows(rows: Any) -> Any:
-    """(distinct rows [u] in the order in which they are met, [m] int32 the number of each); below 0 it is -1.
-
-    A table of places with linear probing, twice as large as what may be met.
-    """
-    m = len(rows)
-    bits = 4
-    while (1 << bits) < 2 * m:
-        bits += 1
-    mask = (1 << bits) - 1
-    shift = np.uint64(64 - bits)
-    key = np.full(mask + 1, -1, dtype=np.int64)
-    number = np.empty(mask + 1, dtype=np.int32)
-    found = np.empty(m, dtype=np.int64)
-    out = np.empty(m, dtype=np.int32)
-    count = 0
-    for i in range(m):
-        v = rows[i]
-        if v < 0:
-            out[i] = -1
-            continue
-        place = np.int64((np.uint64(v) * _MIX) >> shift)
-        while key[place] != v and key[place] != -1:
-            place = (place + 1) & mask
-        if key[place] == -1:
-            key[place] = v
-            number[place] = count
-            found[count] = v
-            count += 1
-        out[i] = number[place]
-    return found[:count].copy(), out
+                    return -1
+                row = firsts[k] + v
+                cell = np.int64((np.uint64(row) * _MIX) >> shift)
+                while key[cell] != row and key[cell] != -1:
+                    cell = (cell + 1) & mask
+                if key[cell] == -1:
+                    key[cell] = row
+                    number[cell] = count
+                    found[count] = row
+                    count += 1
+                ids[t, place, k] = number[cell]
+    return count
 
 
 @njit(nogil=True, cache=True)

@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from graphscale.batches.task_reader import EMBEDDING, TaskBatch
+from graphscale.batches.task_reader import EMBEDDING, Block, TaskBatch
 from graphscale.nn.dlrm import RatingNet, pooled
 from graphscale.objectives.adapt import Inner, Order, adapted, stacked
 from graphscale.step import ROWS, Outcome, Params
@@ -110,64 +110,58 @@ class MetaRating:
 
     def __call__(self, params: Params, batch: TaskBatch) -> Outcome:
         """The outcome; ``count`` is tasks, or records of joint training."""
-        present = batch.present()
+        loss = torch.stack([self._loss(params, block) for block in batch.blocks]).sum()
+        return Outcome(loss, batch.records if self.joint else batch.count)
+
+    def _loss(self, params: Params, block: Block) -> Tensor:
+        """Sum over the tasks of a block, or over its records."""
+        present = block.present()
         if self.joint:
-            scores = self._scores(params, params[TABLE], batch, slice(None))
-            loss = (self._losses(scores, batch.y) * present).sum()
-            return Outcome(loss, int((batch.shown + batch.asked).sum()))
+            scores = self._scores(params, params[TABLE], block, slice(None))
+            return (self._losses(scores, block.y) * present).sum()
         began = time.perf_counter()
-        fast = self.fast(params, batch, self.order)
+        fast = self.fast(params, block, self.order)
         between = time.perf_counter()
-        queries = slice(batch.width, None)
-        scores = self._scores({**params, **fast}, fast.get(TABLE, params[TABLE]), batch, queries)
-        losses = (self._losses(scores, batch.y[:, queries]) * present[:, queries]).sum(1)
-        loss = (losses / batch.asked.clamp(min=1)).sum()
+        queries = slice(block.width, None)
+        scores = self._scores({**params, **fast}, fast.get(TABLE, params[TABLE]), block, queries)
+        losses = (self._losses(scores, block.y[:, queries]) * present[:, queries]).sum(1)
+        loss = (losses / block.asked.clamp(min=1)).sum()
         self.spent.inner += between - began
         self.spent.outer += time.perf_counter() - between
-        return Outcome(loss, batch.count)
+        return loss
 
-    def scores(self, params: Params, batch: TaskBatch) -> Tensor:
+    def scores(self, params: Params, block: Block) -> Tensor:
         """[T, largest query] scores of the queries after adaptation, for evaluation: no graph is kept."""
-        fast = {} if self.joint else self.fast(params, batch, "none")
+        fast = {} if self.joint else self.fast(params, block, "none")
         with torch.no_grad():
             table = fast.get(TABLE, params[TABLE])
-            return self._scores({**params, **fast}, table, batch, slice(batch.width, None))
+            return self._scores({**params, **fast}, table, block, slice(block.width, None))
 
-    def fast(self, params: Params, batch: TaskBatch, order: Order) -> Params:
+    def fast(self, params: Params, block: Block, order: Order) -> Params:
         """Weights of every task after the inner loop, by name; ``rows.embedding`` [T, v, d] where rows adapt."""
-        fast = stacked(params, batch.size, self.model.names)
-        if batch.own is not None:
-            fast[TABLE] = torch.nn.functional.embedding(batch.own, params[TABLE])
-        if not batch.width:  # no task shows a record
+        fast = stacked(params, block.size, self.model.names)
+        if block.own is not None:
+            fast[TABLE] = torch.nn.functional.embedding(block.own, params[TABLE])
+        if not block.width:  # no task shows a record
             return fast
-        support = slice(None, batch.width)
-        shared = (
-            None
-            if batch.own is not None
-            else pooled(params[TABLE], batch.ids[:, support], self.layout, whole=batch.whole)
-        )
-        here = batch.present()[:, support]
+        support = slice(None, block.width)
+        ids, dense, y = block.ids[:, support], block.dense[:, support], block.y[:, support]
+        shared = None if block.own is not None else pooled(params[TABLE], ids, self.layout, whole=block.whole)
+        here, count = block.present()[:, support], (block.shown + self.shrink).clamp(min=1e-9)
 
         def loss(weights: Params) -> Inner:
-            rows = (
-                shared
-                if shared is not None
-                else pooled(weights[TABLE], batch.ids[:, support], self.layout, whole=batch.whole)
-            )
-            scores = self._score({**params, **weights}, rows, batch.dense[:, support])
-            losses = (self._losses(scores, batch.y[:, support]) * here).sum(1)
-            return Inner(losses / (batch.shown + self.shrink).clamp(min=1e-9))
+            rows = pooled(weights[TABLE], ids, self.layout, whole=block.whole) if shared is None else shared
+            losses = (self._losses(self._score({**params, **weights}, rows, dense), y) * here).sum(1)
+            return Inner(losses / count)
 
-        for step in adapted(fast, loss, steps=self.steps, rates=self._stacked_rates(params), order=order):
+        rates = self.model.rates_of(params)
+        for step in adapted(fast, loss, steps=self.steps, rates=rates, order=order):
             fast = step.fast
         return fast
 
-    def _stacked_rates(self, params: Params) -> Mapping[str, Tensor | float]:
-        return self.model.rates_of(params)
-
-    def _scores(self, params: Params, table: Tensor, batch: TaskBatch, places: slice) -> Tensor:
-        rows = pooled(table, batch.ids[:, places], self.layout, whole=batch.whole)
-        return self._score(params, rows, batch.dense[:, places])
+    def _scores(self, params: Params, table: Tensor, block: Block, places: slice) -> Tensor:
+        rows = pooled(table, block.ids[:, places], self.layout, whole=block.whole)
+        return self._score(params, rows, block.dense[:, places])
 
     def _score(self, params: Params, rows: Tensor, dense: Tensor) -> Tensor:
         net = {name.removeprefix(NET): value for name, value in params.items() if name.startswith(NET)}
