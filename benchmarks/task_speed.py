@@ -1,4 +1,4 @@
-"""Works that benchmarks/gmeta_dlrm.py times: steps of ranks and their ablations, readers of the same records, exchanges.
+"""Works that benchmarks/gmeta_dlrm.py times: steps of ranks and ablations, readers of the same records, exchanges.
 
 Ranks are processes of one thread, spawned here; what they find is a JSON file a rank.
 """
@@ -60,8 +60,9 @@ def stored(work: Path, samples: int, tasks: int, rows: int) -> Path:
 def config_of(store: Path, size: int, tasks: int, **changes: Any) -> Any:
     """DLRM 512-256-1, rows of 16, first order, one inner step."""
     usual: dict[str, Any] = {
-        "data": str(store), "loss": "bce", "model": "dlrm", "dim": 16, "bottom": "64", "top": "512,256", "order": "first",
-        "inner_steps": 1, "tasks_per_step": tasks * size, "threads": 1, "device": "cpu", "preset": "none", "prefetch": 2,
+        "data": str(store), "loss": "bce", "model": "dlrm", "dim": 16, "bottom": "64", "top": "512,256",
+        "order": "first", "inner_steps": 1, "tasks_per_step": tasks * size, "threads": 1, "device": "cpu",
+        "preset": "none", "prefetch": 2,
     }  # fmt: skip
     return configure("gmeta_dlrm", **{**usual, **changes})
 
@@ -307,7 +308,7 @@ def rows(tasks: Tasks, size: int, limit: int, workers: int) -> tuple[int, float]
 
 
 def sequential(tasks: Tasks, limit: int, *, cold: bool) -> tuple[int, float]:
-    """(Records, seconds) of reading the file from its beginning in blocks of 8 MB; cold after it left the page cache."""
+    """(Records, seconds) of reading the file from its beginning in blocks of 8 MB; cold: not cached."""
     assert tasks.path is not None
     file = os.open(tasks.path / "records.npy", os.O_RDONLY)
     if cold:
@@ -373,6 +374,24 @@ def exchange(place: Path, count: int, dim: int, num_rows: int, steps: int) -> di
     mp.spawn(_exchange_rank, (2, str(place), count, dim, num_rows, steps), nprocs=2)
     found = [json.loads((place / f"exchange-{rank}.json").read_text()) for rank in range(2)]
     return {name: max(f[name] for f in found) for name in found[0]}
+
+
+def big_log(file: Path, records: int) -> int:
+    """A Parquet log of so many records in any order, made once; gives the bytes of its columns in memory."""
+    if not file.is_file():
+        names = ["user", "clicked", "t", "d0", "d1", *(f"f{i}" for i in range(12))]
+        with pa_parquet.ParquetWriter(
+            file, pa.schema([(n, pa.float64() if n[0] == "d" else pa.int64()) for n in names])
+        ) as out:
+            for start in range(0, records, 1 << 18):
+                draw, size = np.random.default_rng(start), min(1 << 18, records - start)
+                columns = {
+                    "user": draw.integers(records // 40 + 1, size=size), "clicked": draw.integers(2, size=size),
+                    "t": draw.integers(1 << 40, size=size), "d0": draw.random(size), "d1": draw.random(size),
+                }  # fmt: skip
+                columns |= {f"f{i}": draw.integers(1 << 30, size=size) for i in range(12)}
+                out.write_table(pa.table(columns, schema=out.schema))
+    return records * 17 * 8
 
 
 def loaded(store: Path) -> Tasks:

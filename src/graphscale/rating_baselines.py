@@ -71,10 +71,15 @@ def foretold(tasks: Tasks, field: str, fitted: Offsets, part: str, *, shots: int
 def bias_scores(
     tasks: Tasks, field: str, *, grid: tuple[float, ...] = (0.5, 1, 2, 5, 10, 20)
 ) -> dict[str, dict[str, float]]:
-    """Validation and test scores of offsets whose damping validation MAE chooses."""
+    """Validation and test scores of ``best_offsets``."""
+    best = best_offsets(tasks, field, grid=grid)
+    return {part: scored(foretold(tasks, field, best, part)) for part in ("val", "test")}
+
+
+def best_offsets(tasks: Tasks, field: str, *, grid: tuple[float, ...] = (0.5, 1, 2, 5, 10, 20)) -> Offsets:
+    """Offsets whose damping validation MAE chooses."""
     fits = [offsets(tasks, field, damping=(a, b)) for a in grid for b in grid]
-    best = min(fits, key=lambda fit: _scored(foretold(tasks, field, fit, "val"))["mae"])
-    return {part: _scored(foretold(tasks, field, best, part)) for part in ("val", "test")}
+    return min(fits, key=lambda fit: scored(foretold(tasks, field, fit, "val"))["mae"])
 
 
 def random_scores(tasks: Tasks, field: str, *, seed: int = 0) -> dict[str, dict[str, float]]:
@@ -86,11 +91,12 @@ def random_scores(tasks: Tasks, field: str, *, seed: int = 0) -> dict[str, dict[
         noise = 1e-6 * torch.rand(
             flat.score.numel(), generator=rng.generator(rng.DATA, seed, number), dtype=torch.float64
         )
-        found[part] = _scored(flat._replace(score=flat.score + noise))
+        found[part] = scored(flat._replace(score=flat.score + noise))
     return found
 
 
-def _scored(found: Scored) -> dict[str, float]:
+def scored(found: Scored) -> dict[str, float]:
+    """Metrics of ratings."""
     return task_scores(found.score, found.y, found.task, clicks=False)
 
 

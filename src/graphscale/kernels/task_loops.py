@@ -39,7 +39,7 @@ def places(most: int) -> Any:
 def unpacked(
     words: Any, order: Any, begins: Any, shown: Any, asked: Any, skip: Any, width: int, firsts: Any, sizes: Any,
     y: Any, dense: Any, ids: Any, key: Any, number: Any, found: Any, count: int,
-) -> int:  # fmt: skip
+) -> Any:  # fmt: skip
     """Fill a block of tasks, and number its ids in the order in which they are met.
 
     Args:
@@ -57,10 +57,10 @@ def unpacked(
         count: how many.
 
     Returns:
-        how many there are now; -1 where an id is outside its table.
+        (how many there are now, slots that hold an id); (-1, 0) where an id is outside its table.
     """
     numbers, slots = dense.shape[2], ids.shape[2]
-    mask = len(key) - 1
+    mask, filled = len(key) - 1, 0
     bits = 0
     while (1 << bits) <= mask:
         bits += 1
@@ -77,7 +77,7 @@ def unpacked(
                 if v < 0:
                     continue
                 if v >= sizes[k]:
-                    return -1
+                    return -1, 0
                 row = firsts[k] + v
                 cell = np.int64((np.uint64(row) * _MIX) >> shift)
                 while key[cell] != row and key[cell] != -1:
@@ -88,7 +88,8 @@ def unpacked(
                     found[count] = row
                     count += 1
                 ids[t, place, k] = number[cell]
-    return count
+                filled += 1
+    return count, filled
 
 
 @njit(nogil=True, cache=True)
