@@ -46,7 +46,7 @@ def test_there_are_python_blocks():
 
 COMMANDS = [x for b, _ in blocks("bash") for x in b.splitlines() if x.startswith("graphscale ")]
 NEEDS_A_RUN = ("evaluate", "predict", "export")
-NEEDS_DATA = ("prepare", "prepare-events", "generate")
+NEEDS_DATA = ("prepare", "prepare-events", "prepare-tasks", "generate")
 
 
 @pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] not in (*NEEDS_A_RUN, *NEEDS_DATA)])
