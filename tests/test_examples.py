@@ -12,8 +12,11 @@ FOLDER = Path(__file__).parents[1] / "examples"
 AT_LEAST = {"plain_loop": 0.91, "own_model": 0.92, "compose": 0.95, "histories": 0.9}
 
 
+ELSEWHERE = {"ray_tasks"}  # needs an engine that is not installed here: tests/data/test_ray_example.py stands in for it
+
+
 def test_all_examples_are_listed():
-    assert {p.stem for p in FOLDER.glob("*.py")} == set(AT_LEAST)
+    assert {p.stem for p in FOLDER.glob("*.py")} == set(AT_LEAST) | ELSEWHERE
 
 
 @pytest.mark.parametrize("name", AT_LEAST)

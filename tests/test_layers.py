@@ -13,17 +13,17 @@ LAYERS = tuple(
     line.split()
     for line in """
     errors config presets catalog rng heap probe mapped scratch csr edge_view feature_view soundness graph events \
-    growing batch table step world sharding kernels reach
+    growing batch table tasks step world sharding kernels reach
     partitioning store data
     batches tables nn width
-    objectives sync metrics checkpoint profile
+    objectives sync metrics task_metrics checkpoint profile
     run loop evaluation histories nodes node_runs seeing gist_advice gist_outputs gist_runs testing stream_scores \
     stream_baselines stream_coherence stream_runs fewshot_views fewshot_scores fewshot_parts \
-    fewshot_baselines fewshot_runs adapting
+    fewshot_baselines fewshot_runs adapting task_preparing rating_scores rating_baselines rating_runs rating_adapt
     recipes
     folder profiling
     console prediction launch orphan interrupt settings places progress saving session outputs preparing \
-    search_space study_config study study_result tuning advising online api tools cli __main__
+    search_space study_config study study_result tuning advising online people api tools cli __main__
     """.strip().splitlines()
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

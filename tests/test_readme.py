@@ -47,7 +47,7 @@ def test_there_are_python_blocks():
 COMMANDS = [x for b, _ in blocks("bash") for x in b.splitlines() if x.startswith("graphscale ")]
 NEEDS_A_RUN = ("evaluate", "predict", "export")
 # tests/test_adapting.py adapts.
-NEEDS_DATA = ("adapt", "prepare", "prepare-events", "generate")
+NEEDS_DATA = ("adapt", "prepare", "prepare-events", "prepare-tasks", "generate")
 
 
 @pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] not in (*NEEDS_A_RUN, *NEEDS_DATA)])
@@ -104,7 +104,7 @@ def test_a_graph_is_generated(line, tmp_path, monkeypatch):
     assert main(["info", argv[argv.index("--to") + 1], "--verify"]) == 0
 
 
-@pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] in ("prepare", "prepare-events")])
+@pytest.mark.parametrize("line", [x for x in COMMANDS if x.split()[1] in NEEDS_DATA[:3]])
 def test_a_file_becomes_a_store(line, tmp_path, monkeypatch):
     import numpy as np
     import pyarrow as pa
@@ -113,8 +113,10 @@ def test_a_file_becomes_a_store(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     draw = np.random.default_rng(0)
     argv = shlex.split(line, comments=True)[1:]
-    names = ("src", "dst") if argv[0] == "prepare-events" else ("source", "target")
-    ends = {name: draw.integers(2000, size=20000) for name in names}
+    names = {"prepare-events": ("src", "dst"), "prepare-tasks": ("user", "item")}.get(argv[0], ("source", "target"))
+    ends = {name: draw.integers(2000 if argv[0] != "prepare-tasks" else 500, size=20000) for name in names}
+    if argv[0] == "prepare-tasks":
+        ends["clicked"] = draw.integers(2, size=20000)
     if argv[0] == "prepare-events":
         ends["t"] = np.arange(20000)
     parquet.write_table(pa.table(ends), argv[1])

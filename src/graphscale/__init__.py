@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from graphscale.online import live as live
     from graphscale.outputs import load as load
     from graphscale.partitioning import partition as partition
+    from graphscale.people import Users as Users
+    from graphscale.people import users as users
     from graphscale.recipes.cluster_gcn import ClusterGCNConfig as ClusterGCNConfig
     from graphscale.run import Run as Run
     from graphscale.session import evaluate as evaluate
@@ -56,6 +58,8 @@ _HOME = {
     "train": "session",
     "fit": "loop",
     "tune": "tuning",
+    "Users": "people",
+    "users": "people",
 }
 
 # Where the outside name differs from the one at home.

@@ -11,6 +11,7 @@ RECIPES = {
     "gist": "GIST (2021): networks wider than a machine, trained as disjoint narrow ones and put back each round",
     "gmeta": "G-Meta (NeurIPS 2020): new labels, new graphs, new links from a handful of labels, by local subgraphs",
     "pres": "PRES (ICLR 2024): TGN, JODIE and APAN over event streams, in large batches by predicted memories",
+    "gmeta_dlrm": "G-Meta for recommenders (CIKM 2023): adapt to each user's records; embedding rows over processes",
 }
 
 DATA = {
@@ -23,6 +24,8 @@ DATA = {
     "planted-graphs:G:N": "built in, for gmeta: G generated graphs of N nodes that share their classes",
     "FOLDER, TUDataset:X": "for gmeta: a graph in every .npz of a folder, or a collection of PyG's",
     "EVENTS.parquet": "for pres: columns src, dst, t, optionally label, feat; or JODIE's .csv, or NAME/events.parquet",
+    "planted-tasks[:TASKS]": "built in, for gmeta_dlrm: users with tastes who rate items; planted-clicks: who click",
+    "ml-100k, PATH": "for gmeta_dlrm: MovieLens' folder (100K, 1M), or a store of graphscale prepare-tasks",
     "NAME": "NAME/graph.npz or NAME.npz in the folder that GRAPHSCALE_DATA names",
 }
 

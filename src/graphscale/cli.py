@@ -315,6 +315,7 @@ def _dispatch(argv: Sequence[str]) -> int:
         "evaluate": evaluate,
         "prepare": tools.prepare,
         "prepare-events": tools.prepare_events,
+        "prepare-tasks": tools.prepare_tasks,
         "generate": tools.generate,
         "info": tools.info,
         "predict": tools.predict,

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from graphscale.config import TrainConfig
 from graphscale.loop import Record
+from graphscale.metrics import LOWER_IS_BETTER
 from graphscale.profile.report import STAGE_HEAD, floor_line, stage_rows
 from graphscale.profile.summary import Summary
 from graphscale.run import Run
@@ -175,4 +176,4 @@ def scores_table(result: Mapping[str, Any]) -> Table:
 
 
 def _shown(metric: str, value: float) -> str:
-    return f"{value:.4f}" if metric == "logloss" else f"{100 * value:.2f} %"
+    return f"{value:.4f}" if metric in LOWER_IS_BETTER else f"{100 * value:.2f} %"

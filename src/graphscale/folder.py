@@ -130,8 +130,13 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 
 def gathered(log: Log, run: Run) -> dict[str, Any]:
     """What a checkpoint holds of all ranks; collective."""
-    tables = {name: run.tables[name].state_dict() for name in sorted(run.tables)}
+    # Rows that are learned lie over ranks, and are saved with what no rank holds whole.
+    tables = {name: run.tables[name].state_dict() for name in sorted(run.tables) if not _in_shards(run, name)}
     return {"log": log.state_dict(run.world), "tables": tables}
+
+
+def _in_shards(run: Run, table: str) -> bool:
+    return isinstance(run.sync, Sharded) and run.tables[table].learns
 
 
 def save_shards(path: Path, log: Log, run: Run) -> str:
@@ -263,7 +268,8 @@ def restore(path: Path, run: Run) -> Log:
             run.sync.load(there[-1].parent / state["shards"])
         run.sync.restore(state["slots"])
         for name, table in run.tables.items():
-            table.load_state_dict(state["tables"][name])
+            if not _in_shards(run, name):
+                table.load_state_dict(state["tables"][name])
         return Log.from_state(state["log"], run.world, elastic=isinstance(run.sync, Sharded))
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise InputError(

@@ -8,7 +8,7 @@ from torchmetrics.functional import classification as tm
 
 from graphscale.objectives.node import node_loss_sum
 
-LOWER_IS_BETTER = frozenset({"logloss"})
+LOWER_IS_BETTER = frozenset({"logloss", "mae", "rmse"})
 
 
 def names(num_classes: int, *, multilabel: bool) -> tuple[str, ...]:

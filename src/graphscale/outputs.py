@@ -52,13 +52,14 @@ def export(run: Path, to: Path) -> int:
     Raises:
         InputError: where the run cannot be used or ``to`` is in use.
     """
-    recipe, _, config, state = _best(run)
+    recipe, module, config, state = _best(run)
     if to.exists():
         raise InputError(f"{to} is in use. Give another --to.")
     to.parent.mkdir(parents=True, exist_ok=True)
     aside = to.with_name(f".{to.name}.part")
     metadata = {"recipe": recipe, "config": json.dumps(plain(config)), "epoch": str(state["epoch"])}
-    weights = {name: value.contiguous() for name, value in store.weights(state).items()}
+    found = module.weights(state) if hasattr(module, "weights") else store.weights(state)
+    weights = {name: value.contiguous() for name, value in found.items()}
     save_file(weights, aside, metadata)
     with open(aside, "rb") as file:
         os.fsync(file.fileno())

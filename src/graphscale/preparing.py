@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,9 +18,10 @@ from graphscale.errors import InputError
 from graphscale.events import Events
 from graphscale.graph import Graph
 from graphscale.partitioning import Method, Partition, partition
-from graphscale.store.folder import EVENTS, is_stream
+from graphscale.store.folder import EVENTS, TASKS, known_manifest
 from graphscale.store.graphs import write_graphs
 from graphscale.store.stream import read_stream, write_stream
+from graphscale.store.tasks import read_tasks
 
 
 def prepare(
@@ -139,12 +140,9 @@ def info(path: Path, *, verify: bool = False) -> dict[str, Any]:
     Raises:
         InputError: where it is damaged.
     """
-    if is_stream(path):
-        manifest = store.manifest_of(path, *EVENTS)
-        read_stream(path)
-    else:
-        manifest = store.manifest_of(path)
-        store.read(path)
+    manifest = known_manifest(path)
+    reads: dict[str, Callable[[Path], object]] = {EVENTS[0]: read_stream, TASKS[0]: read_tasks}
+    reads.get(manifest["format"], store.read)(path)
     if verify and (wrong := store.verify(path)):
         raise InputError(f"{path} is damaged: {', '.join(wrong)} changed since it was written. Prepare it again.")
     return manifest

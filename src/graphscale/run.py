@@ -57,7 +57,7 @@ def check(run: Run) -> None:
     slots = run.sync.slots()
     if not any(slot.params() for slot in slots):
         raise InputError("the model has no trainable parameter: training would change nothing. Check its freezing.")
-    if run.tables and isinstance(run.sync, Sharded):
+    if isinstance(run.sync, Sharded) and not all(table.learns for table in run.tables.values()):
         raise InputError(
             f"tables ({', '.join(run.tables)}) with sub-networks: the columns that one sub-network"
             " writes mean other hidden units to the next. Use replicas with tables, or sub-networks without."

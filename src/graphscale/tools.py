@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
+import time as clock
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -88,13 +88,91 @@ def prepare_events(
     """
     from graphscale import preparing
 
-    began = time.perf_counter()
+    began = clock.perf_counter()
     with PeakMemory() as memory:
         events = preparing.prepare_events(source, to, directed=directed, overwrite=overwrite)
     peak = "" if memory.peak_mb is None else f", peak anonymous memory {memory.peak_mb:.0f} MB"
     print(
-        f"{to}: {events.num_events:,} events of {events.num_nodes:,} nodes; {time.perf_counter() - began:.0f} s{peak}"
+        f"{to}: {events.num_events:,} events of {events.num_nodes:,} nodes; {clock.perf_counter() - began:.0f} s{peak}"
     )
+    return 0
+
+
+def prepare_tasks(
+    source: Annotated[str, tyro.conf.Positional],
+    /,
+    to: Path,
+    task: str | None = None,
+    label: str | None = None,
+    time: str | None = None,
+    dense: str = "",
+    sparse: str = "",
+    bags: str = "",
+    hashed: str = "",
+    separator: str = "|",
+    bag_size: int = 16,
+    by: Literal["time", "random"] = "time",
+    query: float = 10,
+    least: int = 13,
+    most: int | None = None,
+    val: float = 0.1,
+    test: float = 0.1,
+    item: str | None = None,
+    new_items: str | None = None,
+    min_count: int = 1,
+    memory_mb: int | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> int:
+    """Make a store of a log's samples by task on disk, sorted out of core, for train gmeta_dlrm.
+
+    Args:
+        source: a .parquet or .csv file, files by a pattern, or MovieLens' folder (100K, 1M), whose columns are known.
+        to: folder of the store.
+        task: column of what adapts: a user, a scene.
+        label: column of what is foretold.
+        time: column in whose order a task's samples lie.
+        dense: columns of numbers, with commas between.
+        sparse: columns of one id each; name:table where columns share a table.
+        bags: columns of several ids: lists, or text.
+        hashed: tables whose ids are hashes, with their rows: user=1000000,item=100000. Others have a vocabulary.
+        separator: of the values in bags that are text.
+        bag_size: most values of a bag that are kept.
+        by: a task's last samples in time are its queries, or any.
+        query: queries of a task; below 1 a share of its samples.
+        least: samples a task needs to be kept.
+        most: samples above which it is left out.
+        val: share of tasks for validation.
+        test: share of tasks for the test: new users.
+        item: column of items, for --new-items as a share.
+        new_items: items that training does not see: a share, or a condition such as "year > '1997'".
+        min_count: training samples that a value needs for a row of its own.
+        memory_mb: most that sorting may hold in memory.
+        threads: of sorting.
+        seed: of parts and of random queries.
+        overwrite: replace a store that lies in --to.
+    """
+    from graphscale import task_preparing
+
+    began = clock.perf_counter()
+    columns = task_preparing.columns_of(
+        source, task=task, label=label, time=time, dense=dense, sparse=sparse, bags=bags, hashed=hashed,
+        separator=separator, bag_size=bag_size,
+    )  # fmt: skip
+    cut = task_preparing.Cut(
+        by=by, query=query, least=least, most=most, val=val, test=test, item=item, new_items=new_items,
+        min_count=min_count, seed=seed,
+    )  # fmt: skip
+    with PeakMemory() as memory:
+        made = task_preparing.prepare_tasks(
+            source, to, columns, cut, memory_mb=memory_mb, threads=threads, overwrite=overwrite
+        )
+    peak = "" if memory.peak_mb is None else f", peak anonymous memory {memory.peak_mb:.0f} MB"
+    seconds = clock.perf_counter() - began
+    print(f"{to}: {made.num_records:,} records of {made.num_tasks:,} tasks; {seconds:.0f} s{peak}")
+    for note in made.notes:
+        print(f"  {note}")
     return 0
 
 
@@ -164,7 +242,11 @@ def info(store: Annotated[Path, tyro.conf.Positional], /, verify: bool = False, 
     if json:
         print(folder.dumps(found))
         return 0
-    counts = ("nodes", "events") if "events" in found else ("nodes", "entries", "features", "classes")
+    counts = next(
+        names
+        for names in (("tasks", "records"), ("nodes", "events"), ("nodes", "entries", "features", "classes"))
+        if names[-1] in found
+    )
     print(", ".join(f"{found[name]:,} {name}" for name in counts))
     source = found["made"].get("source", "what was in memory")
     print(f"made from {source}{'; ' + _clusters(found['partition']) if 'partition' in found else ''}")
@@ -179,11 +261,11 @@ def info(store: Annotated[Path, tyro.conf.Positional], /, verify: bool = False, 
 
 def _made(to: Path, make: Callable[[], Partition]) -> int:
     """Make a store, and say its clusters, its seconds and its memory."""
-    began = time.perf_counter()
+    began = clock.perf_counter()
     with PeakMemory() as memory:
         cut = make()
     peak = "" if memory.peak_mb is None else f", peak anonymous memory {memory.peak_mb:.0f} MB"
-    print(f"{to}: {_clusters(cut.describe())}; {time.perf_counter() - began:.0f} s{peak}")
+    print(f"{to}: {_clusters(cut.describe())}; {clock.perf_counter() - began:.0f} s{peak}")
     return 0
 
 
@@ -244,14 +326,14 @@ def adapt(
     device: Device | None = None,
     json: bool = False,
 ) -> int:
-    """Foretell labels never seen: a run of gmeta adapts to a few labelled points.
+    """Foretell labels never seen (gmeta), or records of users never seen (gmeta_dlrm), from a few that are labelled.
 
     Args:
         run: folder of the run.
-        support: CSV or Parquet: node, label; other for pairs; graph where there are several.
-        query: likewise; a label is only compared with.
-        to: .csv or .parquet: the query's columns, predicted, and p_LABEL for every label.
-        steps: inner steps; by default the run's --test-steps.
+        support: gmeta: CSV or Parquet of node, label; other for pairs; graph where there are several. gmeta_dlrm: a log.
+        to: gmeta: .csv or .parquet, the query's columns, predicted, and p_LABEL for every label. gmeta_dlrm: .parquet.
+        query: as support; a label is only compared with.
+        steps: inner steps of gmeta; by default the run's --test-steps.
         data: another graph with the same features; by default the run's own.
         device: where to compute; by default as in training.
         json: print what came of it, the curve over inner steps included, as one JSON object.

@@ -15,6 +15,7 @@ from graphscale.errors import InputError
 
 FORMAT, VERSION = "graphscale.graph", 2
 EVENTS = ("graphscale.events", 1)
+TASKS = ("graphscale.tasks", 1)
 MANIFEST = "manifest.json"
 BLOCK = 1 << 22  # entries or values that are read or written at a time: some tens of megabytes
 
@@ -37,10 +38,30 @@ def is_store(path: Path) -> bool:
 
 def is_stream(path: Path) -> bool:
     """Whether a folder says of itself that it is a stored stream."""
+    return format_of(path) == EVENTS[0]
+
+
+def is_tasks(path: Path) -> bool:
+    """Whether a folder says of itself that it holds stored tasks."""
+    return format_of(path) == TASKS[0]
+
+
+def format_of(path: Path) -> str:
+    """What a folder says of itself that it is; nothing where it says nothing."""
     try:
-        return str(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["format"]) == EVENTS[0]
+        return str(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["format"])
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return ""
+
+
+def known_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a store of whatever kind.
+
+    Raises:
+        InputError: as ``manifest_of``.
+    """
+    kinds = {name: (name, version) for name, version in (EVENTS, TASKS)}
+    return manifest_of(path, *kinds.get(format_of(path), (FORMAT, VERSION)))
 
 
 @contextmanager

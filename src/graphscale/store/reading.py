@@ -15,7 +15,7 @@ from graphscale.csr import Csr
 from graphscale.errors import InputError
 from graphscale.graph import SPLITS, Graph
 from graphscale.mapped import mapped
-from graphscale.store.folder import BLOCK, EVENTS, is_stream, manifest_of
+from graphscale.store.folder import BLOCK, known_manifest, manifest_of
 
 
 def read(path: Path, *, split: int = 0) -> Graph:
@@ -105,7 +105,7 @@ def _sound_sparse(arrays: Mapping[str, Tensor], nodes: int, features: int) -> bo
 
 def verify(path: Path) -> list[str]:
     """Names of the arrays whose contents are not those that were written; empty where all is sound."""
-    manifest = manifest_of(path, *EVENTS) if is_stream(path) else manifest_of(path)
+    manifest = known_manifest(path)
     wrong = []
     for name, said in manifest["arrays"].items():
         digest = hashlib.blake2b(digest_size=16)

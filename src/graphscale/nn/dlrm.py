@@ -1,0 +1,177 @@
+"""Networks that score records from rows of ids and dense numbers, under weights shared by all tasks or a slice a task.
+
+T tasks, n records a task, F fields, d numbers of a row, D dense numbers. A weight is [o, i], or [T, o, i] where tasks
+have adapted their own; then all of them are one batched product.
+
+| network   | in the paper                                                                     |
+|-----------|----------------------------------------------------------------------------------|
+| dlrm      | bottom MLP, dot products of all pairs, top MLP (Naumov et al. 2019, figure 1)      |
+| melu      | concatenated rows, decision-making layers (Lee et al., KDD 2019, equations 3 to 5) |
+| wide_deep | a number an id, and an MLP of the rows (Cheng et al. 2016, equation 3)             |
+| bias      | the wide part alone: a number an id, and an offset                                 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from graphscale.step import Params
+from graphscale.tasks import Layout
+
+Kind = Literal["dlrm", "melu", "wide_deep", "bias"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a network.
+
+    Args:
+        dim: numbers of a row.
+        bottom: widths of DLRM's bottom MLP, before the last one, which is ``dim``.
+        top: widths of the hidden layers above the rows.
+    """
+
+    kind: Kind = "dlrm"
+    dim: int = 16
+    bottom: tuple[int, ...] = ()
+    top: tuple[int, ...] = (64, 64)
+
+
+def affine(params: Params, name: str, x: Tensor) -> Tensor:
+    """[T, n, o]: ``x W + b`` by the weights ``name``, shared or a slice a task."""
+    weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
+    if weight.dim() == 2 and bias.dim() == 1:
+        return torch.nn.functional.linear(x, weight, bias)
+    tasks = x.shape[0]
+    if weight.dim() == 2:  # the bias alone adapts
+        return torch.nn.functional.linear(x, weight) + bias[:, None]
+    if bias.dim() == 1:
+        bias = bias.expand(tasks, -1)
+    return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+
+
+class RatingNet(nn.Module):
+    """Scores [T, n] of records.
+
+    Args:
+        shape: sizes.
+        layout: of the records.
+        offset: what is answered before training.
+
+    ``row_dim`` numbers a row are asked of the table. ``head`` names the last layer, ``decision`` the layers above
+    rows (MeLU's decision-making layers), in the parameters' names.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: Shape, layout: Layout, *, offset: float = 0.0) -> None:
+        super().__init__()
+        self.shape, self.wide = shape, shape.kind in ("wide_deep", "bias")
+        self.deep = shape.kind != "bias"
+        self.row_dim = (shape.dim if self.deep else 0) + self.wide
+        fields, dense = len(layout.fields), len(layout.dense)
+        self.register_buffer("shift", torch.zeros(dense))
+        self.register_buffer("scale", torch.ones(dense))
+        widths = [_width(shape, fields, dense), *(shape.top if self.deep else ()), 1]
+        self.bottom = _layers([dense, *shape.bottom, shape.dim]) if shape.kind == "dlrm" and dense else nn.ModuleList()
+        self.top = _layers(widths)
+        self.decision = tuple(f"top.{i}." for i in range(len(self.top)))
+        self.head = self.decision[-1]
+        vectors = fields + bool(len(self.bottom))
+        self.pairs = torch.tril_indices(vectors, vectors, -1) if shape.kind == "dlrm" else torch.empty(2, 0)
+        with torch.no_grad():
+            last = self.top[-1]
+            assert isinstance(last, nn.Linear)
+            last.bias.fill_(offset)
+            if not self.deep:
+                last.weight.zero_()
+
+    def measured(self, mean: Tensor, deviation: Tensor) -> None:
+        """Standardise dense numbers by those of the training records."""
+        self.shift.copy_(mean)
+        self.scale.copy_(1 / deviation.clamp(min=1e-12))
+
+    def score(self, params: Params, rows: Tensor, dense: Tensor) -> Tensor:
+        """[T, n] scores.
+
+        Args:
+            params: by the names of this module's parameters; [...] or [T, ...].
+            rows: [T, n, F, row_dim] of a record's fields, mean rows of bags.
+            dense: [T, n, D].
+        """
+        dense = (dense.to(rows.dtype) - self.shift) * self.scale
+        vectors = rows[..., self.wide :]
+        if self.shape.kind == "dlrm":
+            x = self._interactions(params, vectors, dense)
+        elif self.deep:
+            x = torch.cat([vectors.flatten(2), dense], dim=-1)
+        else:
+            x = dense
+        for i in range(len(self.top)):
+            x = affine(params, f"top.{i}", torch.relu(x) if i else x)
+        score = x.squeeze(-1)
+        return score + rows[..., 0].sum(-1) if self.wide else score
+
+    def _interactions(self, params: Params, vectors: Tensor, dense: Tensor) -> Tensor:
+        """[T, n, d + pairs] the dense numbers' vector, and dot products of all pairs of vectors."""
+        if len(self.bottom):
+            x = dense
+            for i in range(len(self.bottom)):
+                x = torch.relu(affine(params, f"bottom.{i}", x))
+            vectors = torch.cat([x[..., None, :], vectors], dim=-2)
+        tasks, n, count, dim = vectors.shape
+        flat = vectors.reshape(tasks * n, count, dim)
+        products = torch.bmm(flat, flat.transpose(1, 2))
+        low, high = self.pairs.to(vectors.device)
+        pairs = products.flatten(1)[:, low * count + high].view(tasks, n, -1)
+        # Without dense numbers the first vector would be left out of all but its products.
+        first = vectors[..., 0, :] if len(self.bottom) else vectors.flatten(2)
+        return torch.cat([first, pairs], dim=-1)
+
+
+def _width(shape: Shape, fields: int, dense: int) -> int:
+    """Inputs of the top MLP."""
+    if shape.kind == "bias":
+        return dense
+    if shape.kind != "dlrm":
+        return fields * shape.dim + dense
+    vectors = fields + (dense > 0)
+    return (shape.dim if dense else fields * shape.dim) + vectors * (vectors - 1) // 2
+
+
+def _layers(widths: Sequence[int]) -> nn.ModuleList:
+    return nn.ModuleList([nn.Linear(a, b) for a, b in pairwise(widths)])
+
+
+def pooled(table: Tensor, ids: Tensor, layout: Layout, *, whole: bool) -> Tensor:
+    """[T, n, F, d]: rows of the fields; the mean of a bag's rows, zeros of a field without an id.
+
+    Args:
+        table: [u, d], or [T, v, d] where every task has its own.
+        ids: [T, n, K] places in the table, -1 empty.
+        whole: no field is a bag, and every record has an id in every slot.
+    """
+    place = ids.clamp(min=0).long()
+    if table.dim() == 3:
+        place = place + torch.arange(table.shape[0], device=ids.device)[:, None, None] * table.shape[1]
+    rows = torch.nn.functional.embedding(place, table.reshape(-1, table.shape[-1]))  # [T, n, K, d]
+    if whole:
+        return rows
+    there = (ids >= 0).to(rows.dtype)
+    rows = rows * there[..., None]
+    if layout.singles == len(layout.fields):
+        return rows
+    parts = [rows[..., : layout.singles, :]]
+    for field, first in zip(layout.fields, layout.starts, strict=False):
+        if field.bag:
+            slots = slice(first, first + field.width)
+            count = there[..., slots].sum(-1, keepdim=True).clamp(min=1)
+            parts.append((rows[..., slots, :].sum(-2) / count)[..., None, :])
+    return torch.cat(parts, dim=-2)
