@@ -330,8 +330,8 @@ def adapt(
 
     Args:
         run: folder of the run.
-        support: gmeta: CSV or Parquet of node, label; other for pairs; graph where there are several. gmeta_dlrm: a log.
-        to: gmeta: .csv or .parquet, the query's columns, predicted, and p_LABEL for every label. gmeta_dlrm: .parquet.
+        support: gmeta: CSV or Parquet of node, label; other for pairs; graph where there are several. Else a log.
+        to: gmeta: .csv or .parquet, the query's columns, predicted, p_LABEL for every label. Else .parquet: scores.
         query: as support; a label is only compared with.
         steps: inner steps of gmeta; by default the run's --test-steps.
         data: another graph with the same features; by default the run's own.
