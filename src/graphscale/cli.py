@@ -111,8 +111,6 @@ def _train(recipe: str, config: TrainConfig, notes: list[str], argv: Sequence[st
 
     if (config.nproc > 1 or config.restarts) and world.launched() is None:
         return _launch(recipe, config, argv)
-    if (code := launch.verdict()) is not None:  # started again although it had ended by itself
-        return code
     if world.launched() is not None:
         orphan.end_with_launcher()
     screen = console.Console(quiet=world.launched() is not None and not world.leading())

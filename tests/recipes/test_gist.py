@@ -13,6 +13,7 @@ import time
 import pyarrow.parquet as parquet
 import pytest
 import torch
+from forked import done
 from safetensors.torch import load_file
 
 from graphscale import InputError, checkpoint, configure, load, scratch, session
@@ -153,11 +154,10 @@ def _stopped_at(config, step):
 
 
 def test_another_number_of_processes_resumes(tmp_path):
-    command = [sys.executable, "-m", "graphscale", "train", "gist", *_flags(SETTINGS), "--threads", "1"]
-    run = {"cwd": tmp_path, "check": True, "capture_output": True}
-    subprocess.run([*command, "--epochs", "4", "--nproc", "2", "--out", "cut"], **run)
-    subprocess.run([*command, "--epochs", "8", "--nproc", "1", "--out", "cut", "--resume"], **run)
-    subprocess.run([*command, "--epochs", "8", "--out", "whole"], **run)
+    command = ["train", "gist", *_flags(SETTINGS), "--threads", "1"]
+    done(*command, "--epochs", "4", "--nproc", "2", "--out", "cut", folder=tmp_path)
+    done(*command, "--epochs", "8", "--nproc", "1", "--out", "cut", "--resume", folder=tmp_path)
+    done(*command, "--epochs", "8", "--out", "whole", folder=tmp_path)
     for (_, loss, scores), (_, other, expected) in zip(story(tmp_path / "cut"), story(tmp_path / "whole"), strict=True):
         assert loss == pytest.approx(other, rel=1e-4)
         assert scores["val"]["accuracy"] == pytest.approx(expected["val"]["accuracy"], abs=0.02)
@@ -170,23 +170,12 @@ def _flags(settings):
 def test_a_killed_worker_is_started_again(tmp_path):
     """Three times, the leading one among them: the run ends as an uninterrupted one does, and says what was lost."""
     settings = {**SETTINGS, "data": "planted:4000"}
-    command = [
-        sys.executable,
-        "-m",
-        "graphscale",
-        "train",
-        "gist",
-        *_flags(settings),
-        "--epochs",
-        "40",
-        "--threads",
-        "1",
-    ]
-    subprocess.run([*command, "--out", "whole"], cwd=tmp_path, check=True, capture_output=True)
+    command = ["train", "gist", *_flags(settings), "--epochs", "40", "--threads", "1"]
+    done(*command, "--out", "whole", folder=tmp_path)
+    program, shared = [sys.executable, "-m", "graphscale"], ["--out", "cut", "--nproc", "2", "--restarts", "3"]
     run = subprocess.Popen(
-        [*command, "--out", "cut", "--nproc", "2", "--restarts", "3"], cwd=tmp_path, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [*program, *command, *shared], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     metrics = tmp_path / "cut" / "metrics.jsonl"
     for number, lines in enumerate((4, 15, 24)):
         deadline = time.monotonic() + 120
