@@ -26,7 +26,7 @@ DATA = {
     "FOLDER": "for gmeta: a graph in every .npz; or TUDataset:NAME, a collection of PyG's",
     "EVENTS.parquet": "for pres: columns src, dst, t, optionally label, feat; or JODIE's .csv, or NAME/events.parquet",
     "planted-tasks[:TASKS]": "built in, for gmeta_dlrm: users with tastes who rate items; planted-clicks: who click",
-    "ml-100k, PATH": "for gmeta_dlrm: MovieLens' folder (100K, 1M), or a store of graphscale prepare-tasks",
+    "ml-100k": "for gmeta_dlrm: MovieLens' folder (100K, 1M), or a store of graphscale prepare-tasks",
     "NAME": "NAME/graph.npz or NAME.npz in the folder that GRAPHSCALE_DATA names",
 }
 
