@@ -9,6 +9,7 @@ where it stopped, on another machine too. ``--page`` writes benchmarks/results/g
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -93,8 +94,9 @@ def cases(only: dict[str, Any], base: dict[str, Any]) -> Iterator[tuple[str, str
 def scores(ledger: Ledger, only: dict[str, Any], base: dict[str, Any], seeds: int, *, run: bool) -> Table:
     """Test accuracy of the best epoch by validation; mean and deviation over folds and seeds, and over seeds alone."""
     found: dict[tuple[str, str], list[tuple[int, float]]] = {}
-    for seed in range(seeds):
-        for data, method, settings in cases(only, base):
+    # A data set after the other, and all cases of a seed before the next: a study that is stopped says something.
+    for name, seed in itertools.product(only, range(seeds)):
+        for data, method, settings in cases({name: only[name]}, base):
             values = {"preset": "none", "threads": 1, **settings, "seed": seed}
             result = ledger.result("gmeta", f"{data} | {method}", values, run=run)
             if result is not None:
