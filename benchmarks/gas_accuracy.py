@@ -2,9 +2,9 @@
 
     GRAPHSCALE_DATA=... python benchmarks/gas_accuracy.py [--work DIR] [--only PREFIX ...] [--page]
 
-Every run is a folder under --work; a run whose ``result.json`` is there is not repeated, so a stopped
-study goes on where it stopped. ``--page`` writes benchmarks/results/gas_accuracy_DATE.md of the runs that are
-there, and makes none.
+What a run gave is a line of benchmarks/results/gas_runs.jsonl and is not made again, so a study that stopped goes on
+where it stopped, on another machine too. ``--page`` writes benchmarks/results/gas_accuracy_DATE.md of the runs that
+are there, and makes none; rows of earlier pages were made before there was such a file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from study import machine, trained
+from study import Ledger, machine
 
 from graphscale import probe
 from graphscale.presets import PRESETS
@@ -69,13 +69,10 @@ def studies() -> dict[str, tuple[str, dict[str, Any], int]]:
     return rows
 
 
-def there(work: Path, name: str, recipe: str, settings: dict[str, Any], seeds: int, *, only: bool) -> list[Any]:
+def there(ledger: Ledger, name: str, recipe: str, settings: dict[str, Any], seeds: int, *, only: bool) -> list[Any]:
     """The runs of a row; with ``only`` those that are there."""
-    place = name.replace(" ", "-").replace(",", "").replace(":", "")
-    if not only:
-        return trained(work, place, settings, seeds, recipe)
-    files = [work / f"{place}-{seed}" / "result.json" for seed in range(seeds)]
-    return [json.loads(file.read_text()) for file in files if file.is_file()]
+    found = [ledger.result(recipe, name, {**settings, "seed": seed}, run=not only) for seed in range(seeds)]
+    return [result for result in found if result is not None]
 
 
 def page(rows: dict[str, list[Any]]) -> str:
@@ -121,11 +118,12 @@ def main() -> None:
     parser.add_argument("--page", action="store_true")
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(Path(__file__).parent / "results" / "gas_runs.jsonl", asked.work)
     rows: dict[str, list[Any]] = {}
     for name, (recipe, settings, seeds) in studies().items():
         if not any(name.startswith(prefix) for prefix in asked.only):
             continue
-        rows[name] = there(asked.work, name, recipe, settings, seeds, only=asked.page)
+        rows[name] = there(ledger, name, recipe, settings, seeds, only=asked.page)
         test = [r["test"][r["monitor"]] for r in rows[name]]
         print(name, [f"{100 * t:.2f}" for t in test], flush=True)
     if asked.page:

@@ -2,7 +2,8 @@
 
     GRAPHSCALE_DATA=... python benchmarks/pres.py [--work DIR] [--only TABLE ...] [--seeds S] [--threads T]
 
-Every run is a folder under --work and is made once, so a stopped study goes on where it stopped. Writes
+What a run gave is a line of benchmarks/results/pres_runs.jsonl and is not made again, so a study that stopped goes on
+where it stopped, on another machine too. Writes
 benchmarks/results/pres_DATE.md of the tables that were asked for and ends with a JSON line.
 """
 
@@ -21,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from study import machine, trained
+from study import Ledger, machine
 from torch import Tensor
 
-from graphscale import configure, heap, probe, train
+from graphscale import configure, heap, probe
 from graphscale.batches.ahead import ahead
 from graphscale.batches.negatives import Negatives
 from graphscale.data.planted_stream import planted_stream
@@ -317,7 +318,8 @@ def links(work: Path, seeds: int) -> Table:
     lines = []
     for data in STREAMS:
         for name, settings in MODELS.items():
-            found = trained(work, f"{data}-{name}", {"data": data, **USUAL, **settings}, seeds, "pres")
+            values = {"data": data, **USUAL, **settings}
+            found = [_made(work, f"{data}-{name}", {**values, "seed": seed}) for seed in range(seeds)]
             lines.append([data, name, *(_spread([r["test"][m] for r in found]) for m in _SHOWN)])
             print(lines[-1], flush=True)
         if data == "wikipedia_edges":
@@ -383,9 +385,7 @@ def large_batches(work: Path, seeds: int) -> Table:
     for seed in range(seeds):
         for (data, (name, model)), (way, times, special) in ((c, w) for c in cases for w in _ways(c[1][0])):
             settings = {"data": data, **LARGE, "batch_size": 200 * times, **model, **special}
-            out = work / f"{_place(data, name, way)}-{seed}"
-            if not (out / "result.json").is_file():
-                train("pres", configure("pres", **settings, seed=seed, out=out, overwrite=True))
+            _made(work, _place(data, name, way), {**settings, "seed": seed})
     return large_table(work, seeds)
 
 
@@ -394,9 +394,9 @@ def large_table(work: Path, seeds: int) -> Table:
     lines = []
     for data, name in itertools.product(STREAMS[:3], list(MODELS)[:3]):
         base: dict[int, dict[str, Any]] = {}
-        for way, _, _ in _ways(name):
-            files = {s: work / f"{_place(data, name, way)}-{s}" / "result.json" for s in range(seeds)}
-            found = {s: json.loads(file.read_text()) for s, file in files.items() if file.is_file()}
+        for way, times, special in _ways(name):
+            settings = {"data": data, **LARGE, "batch_size": 200 * times, **MODELS[name], **special}
+            found = _there(work, settings, seeds)
             base = base or found
             both = [s for s in found if s in base]
             if not both:
@@ -430,12 +430,12 @@ def _convergence(work: Path, seeds: int) -> None:
     figure, axes = plt.subplots(3, 3, figsize=(12, 9), sharex=True)
     for row, data in zip(axes, STREAMS[:3], strict=True):
         for axis, name in zip(row, list(MODELS)[:3], strict=True):
-            for way, _, _ in WAYS[:6]:
-                curves = [_curve(work / f"{_place(data, name, way)}-{s}" / "metrics.jsonl") for s in range(seeds)]
-                curves = [c for c in curves if c]
+            for way, times, special in WAYS[:6]:
+                settings = {"data": data, **LARGE, "batch_size": 200 * times, **MODELS[name], **special}
+                curves = [result["curve"] for result in _there(work, settings, seeds).values()]
                 if curves:
                     means = [100 * statistics.fmean(c[e] for c in curves) for e in curves[0]]
-                    axis.plot(list(curves[0]), means, marker=".", label=way)
+                    axis.plot([int(e) for e in curves[0]], means, marker=".", label=way)
             axis.set_title(f"{data}, {name}", fontsize=9)
     axes[0][0].legend(fontsize=7)
     figure.supxlabel("epochs")
@@ -445,12 +445,18 @@ def _convergence(work: Path, seeds: int) -> None:
     plt.close(figure)
 
 
-def _curve(file: Path) -> dict[int, float]:
-    """Epoch -> validation AP, where it was scored."""
-    if not file.is_file():
-        return {}
-    records = (json.loads(line) for line in file.read_text().splitlines())
-    return {r["epoch"]: r["scores"]["val"]["ap"] for r in records if r.get("scores")}
+def _made(work: Path, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a run gave; it is made where that is not known."""
+    result = Ledger(RESULTS / "pres_runs.jsonl", work).result("pres", name, settings)
+    assert result is not None
+    return result
+
+
+def _there(work: Path, settings: dict[str, Any], seeds: int) -> dict[int, dict[str, Any]]:
+    """Seed -> what its run gave, where that is known."""
+    ledger = Ledger(RESULTS / "pres_runs.jsonl", work)
+    found = {s: ledger.result("pres", "", {**settings, "seed": s}, run=False) for s in range(seeds)}
+    return {s: result for s, result in found.items() if result is not None}
 
 
 def epochs(work: Path, seeds: int) -> Table:

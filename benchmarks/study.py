@@ -53,15 +53,33 @@ class Ledger:
         key = self._key(recipe, settings)
         if key not in self._known and run:
             made = train(recipe, configure(recipe, **settings, out=self.work / "run", overwrite=True))
-            kept = ("val", "test", "final", "best_epoch", "epochs", "seconds", "measures", "commit")
+            kept = (
+                "monitor",
+                "val",
+                "test",
+                "final",
+                "best_epoch",
+                "epochs",
+                "seconds",
+                "measures",
+                "histories",
+                "commit",
+            )
             line = {"recipe": recipe, "name": name, "settings": settings,
-                    **{k: made[k] for k in kept if k in made}, "date": str(date.today())}  # fmt: skip
+                    **{k: made[k] for k in kept if k in made}, "curve": _curve(self.work / "run", made["monitor"]),
+                    "date": str(date.today())}  # fmt: skip
             line = json.loads(dumps(line))
             with open(self.file, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             self._known[key] = line
             print(name, settings.get("seed"), line["test"], flush=True)
         return self._known.get(key)
+
+
+def _curve(run: Path, monitor: str) -> dict[str, float]:
+    """Epoch -> validation score, of at most fifty of those that were scored."""
+    records = [r for r in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if r.get("scores")]
+    return {str(r["epoch"]): r["scores"]["val"][monitor] for r in records[:: -(-len(records) // 50) or 1]}
 
 
 def special(settings: dict[str, Any], recipe: str = "cluster_gcn") -> dict[str, Any]:
