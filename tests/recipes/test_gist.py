@@ -168,26 +168,26 @@ def _flags(settings):
 
 
 def test_a_killed_worker_is_started_again(tmp_path):
-    """Three times, the leading one among them: the run ends as an uninterrupted one does, and says what was lost."""
+    """Twice, the leading one and the other: the run ends as an uninterrupted one does, and says what was lost."""
     settings = {**SETTINGS, "data": "planted:4000"}
     command = ["train", "gist", *_flags(settings), "--epochs", "40", "--threads", "1"]
     done(*command, "--out", "whole", folder=tmp_path)
-    program, shared = [sys.executable, "-m", "graphscale"], ["--out", "cut", "--nproc", "2", "--restarts", "3"]
+    program, shared = [sys.executable, "-m", "graphscale"], ["--out", "cut", "--nproc", "2", "--restarts", "2"]
     run = subprocess.Popen(
         [*program, *command, *shared], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     metrics = tmp_path / "cut" / "metrics.jsonl"
-    for number, lines in enumerate((4, 15, 24)):
+    for number, lines in enumerate((4, 15)):
         deadline = time.monotonic() + 120
         while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= lines):
             assert time.monotonic() < deadline and run.poll() is None
             time.sleep(0.02)
-        os.kill(_worker(run.pid, number % 2), signal.SIGKILL)
+        os.kill(_worker(run.pid, number), signal.SIGKILL)
         time.sleep(1)
     out, err = run.communicate(timeout=200)
     assert run.returncode == 0, err
     said = out + err
-    assert all(f"restart {k}: a process was lost after step" in said for k in (1, 2, 3))
+    assert all(f"restart {k}: a process was lost after step" in said for k in (1, 2))
     for line in said.splitlines():
         if "steps are done again" in line:
             assert int(line.split(" steps are done again")[0].split()[-1]) <= SETTINGS["every"], line
