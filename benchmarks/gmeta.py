@@ -34,7 +34,8 @@ RESULTS = Path(__file__).parent / "results"
 Table = tuple[list[str], list[list[str]]]
 
 METHODS: dict[str, dict[str, Any]] = {
-    "G-Meta": {},
+    # Of 0.003 and 0.03 the better by validation on all six synthetic tables, five folds, seed 0.
+    "G-Meta": {"inner_lr": 0.003},
     "G-Meta, author": {"variant": "author"},
     "ProtoNet": {"method": "protonet"},
     "MAML": {"method": "maml"},
