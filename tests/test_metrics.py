@@ -137,4 +137,4 @@ def test_the_default_monitor_is_the_first_name():
     assert names(39, multilabel=True)[0] == "f1_micro"
     assert {"auc", "ap"} <= set(names(2, multilabel=False))
     assert "auc" not in names(3, multilabel=False)
-    assert {"logloss"} == LOWER_IS_BETTER
+    assert {"logloss", "mae", "rmse"} == LOWER_IS_BETTER

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -303,7 +304,16 @@ def test_the_learning_rate_drops_by_global_steps():
 def test_tables_are_refused():
     run = composed(World())
     with pytest.raises(InputError, match="the columns that one sub-network"):
-        check(Run(**{**vars(run), "metrics": ("f1",), "monitor": "f1", "tables": {"history": object()}}))
+        check(
+            Run(
+                **{
+                    **vars(run),
+                    "metrics": ("f1",),
+                    "monitor": "f1",
+                    "tables": {"history": SimpleNamespace(learns=False)},
+                }
+            )
+        )
 
 
 def test_tensors_of_several_types_travel_as_what_they_are(tmp_path):
