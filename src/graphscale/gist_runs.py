@@ -34,13 +34,15 @@ if TYPE_CHECKING:
 def spec_of(build: Build, dims: Mapping[str, int], graph: Graph) -> Spec:
     """Which axis of which tensor is which hidden dimension, tried on a toy of the graph."""
 
+    rows, edges, attr = toy(nn.Identity(), graph, 9, 30)  # once: thousands of layouts are tried on it
+
     def call(model: nn.Module) -> Tensor:
-        x, adj, attr = toy(model, graph, 9, 30)
-        dtype = next(model.parameters()).dtype
+        first = next(model.parameters())
+        x = rows.to(first, copy=True)
         if not any(isinstance(m, nn.Embedding) for m in model.modules()):
-            x = x / x.abs().max().clamp(min=1e-6)  # what is larger would saturate, and hide what a layer does
-        attr = attr.to(dtype) if attr is not None and attr.is_floating_point() else attr
-        return Feed.plainly(model, graph)(model, x.to(dtype), adj, attr)
+            x /= x.abs().max().clamp(min=1e-6)  # what is larger would saturate, and hide what a layer does
+        told = attr.to(first if attr.is_floating_point() else first.device) if attr is not None else None
+        return Feed.plainly(model, graph)(model, x, edges.to(first.device), told)
 
     return infer(build, dims, call=call, layouts=getattr(build, "layouts", None))
 
