@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 def spec_of(build: Build, dims: Mapping[str, int], graph: Graph) -> Spec:
     """Which axis of which tensor is which hidden dimension, tried on a toy of the graph."""
-
     rows, edges, attr = toy(nn.Identity(), graph, 9, 30)  # once: thousands of layouts are tried on it
 
     def call(model: nn.Module) -> Tensor:
