@@ -77,7 +77,10 @@ def test_steps_of_zero_adapt_nothing_and_more_do(run, tmp_path):
     assert not a.equals(b)
 
 
-def test_more_labels_than_the_ways_of_training(run, tmp_path):
+@pytest.mark.parametrize("method", ["gmeta", "finetune", "knn"])
+def test_more_labels_than_the_ways_of_training(method, tmp_path):
+    run = tmp_path / "run"
+    train("gmeta", configure("gmeta", data="syn-cycle", ways=2, out=run, method=method, **USUAL))
     y = collections.load("syn-cycle").graph.y
     rows = [f"{v},{label}" for label in range(4) for v in (y == label).nonzero()[:2, 0].tolist()]
     (tmp_path / "four.csv").write_text("\n".join(["node,label", *rows]) + "\n")

@@ -74,7 +74,7 @@ def answering(config: GMetaConfig, views: FewShotViews, net: nn.Module) -> Answe
     assert isinstance(net, EgoGCN | StockEgo)
     if config.method == "knn":
         return _Nearest(net, config.neighbours)
-    return _Tuned(net, views.ways, config.test_steps, config.inner_lr)
+    return _Tuned(net, config.test_steps, config.inner_lr)
 
 
 class PointBatches:
@@ -145,15 +145,15 @@ class _Nearest:
 class _Tuned:
     """A head of zeros, and descent of all weights on the support."""
 
-    def __init__(self, net: EgoGCN | StockEgo, ways: int, count: int, rate: float) -> None:
-        self.net, self.ways, self.steps = net, ways, count
+    def __init__(self, net: EgoGCN | StockEgo, count: int, rate: float) -> None:
+        self.net, self.steps = net, count
         self.meta = Meta(net, How(loss="ce", adapt="all", rate=rate), steps=count)
 
     def __call__(self, batch: TaskBatch) -> tuple[Tensor | None, Tensor]:
         self.net.eval()
         params = {name: value.detach() for name, value in self.net.named_parameters()}
-        params["head.weight"] = params["head.weight"].new_zeros(params["head.weight"].shape[0], self.ways)
-        params["head.bias"] = params["head.bias"].new_zeros(self.ways)
+        params["head.weight"] = params["head.weight"].new_zeros(params["head.weight"].shape[0], batch.ways)
+        params["head.bias"] = params["head.bias"].new_zeros(batch.ways)
         *_, last = self.meta.answers(params, batch, steps=self.steps, at={0, self.steps})
         return None, last.logits
 

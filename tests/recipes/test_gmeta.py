@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from graphscale import configure, evaluate, load, train
+from graphscale import configure, evaluate, load, rng, train
 from graphscale.cli import main
 from graphscale.errors import InputError
 from graphscale.recipes.gmeta import AUTHOR
@@ -116,6 +116,27 @@ class Normed(torch.nn.Module):
 
     def forward(self, x, edge_index):
         return self.norm(self.lin(x))
+
+
+class Idle(torch.nn.Module):
+    """A model with a weight that it never uses."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.lin, self.extra = torch.nn.Linear(inputs, outputs), torch.nn.Linear(2, 2)
+
+    def forward(self, x, edge_index):
+        return self.lin(x)
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_a_weight_that_is_never_used_stays_as_it_is(order, tmp_path):
+    trained(tmp_path / "run", model="recipes.test_gmeta:Idle", order=order)
+    kept = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)["model"]
+    with rng.isolated(rng.derive(rng.INIT, 0)):
+        drawn = Idle(1, 8)
+    assert torch.equal(kept["model.extra.weight"], drawn.extra.weight)
+    assert not torch.equal(kept["model.lin.weight"], drawn.lin.weight)
 
 
 def test_batch_norm_is_refused(tmp_path):

@@ -63,8 +63,10 @@ def adapted(
         order: ``first`` takes inner gradients as constants, so memory does not grow with ``steps``; ``second``
             differentiates them; ``none`` keeps no graph at all (evaluation), weights then being leaves.
 
+    A weight that the loss does not depend on stays as it is.
+
     Raises:
-        ValueError: where a loss does not depend on a weight that is to adapt.
+        ValueError: where it depends on none.
     """
     for _ in range(steps):
         if order == "none":
@@ -83,10 +85,12 @@ def _descended(fast: Params, inner: Inner, rates: Rates, *, second: bool) -> Par
     gradients = torch.autograd.grad(
         inner.loss.sum(), wrt, create_graph=second, retain_graph=second or inner.extra is not None, allow_unused=True
     )
+    if all(gradient is None for gradient in gradients):
+        raise ValueError("the loss of the support set depends on none of the weights that are to adapt.")
     out: Params = {}
     for (name, value), gradient in zip(fast.items(), gradients, strict=True):
-        if gradient is None:
-            raise ValueError(f"the loss of the support set does not depend on {name}: it cannot adapt.")
         rate = rates[name] if isinstance(rates, Mapping) else rates
-        out[name] = value - rate * gradient
+        out[name] = (
+            value if gradient is None else value - rate * gradient
+        )  # a model may have weights that it never uses
     return out
