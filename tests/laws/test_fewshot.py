@@ -19,6 +19,7 @@ from graphscale.batches.tasks import TaskBatches
 from graphscale.batches.whole import WholeSubgraphs
 from graphscale.kernels.ego import Rules, Scratch, induced
 from graphscale.loop import train_step
+from graphscale.nn.ego import Rates
 from graphscale.nn.ego_stock import StockEgo
 from graphscale.objectives.meta import How, Meta
 from graphscale.recipes.gmeta import GMetaConfig
@@ -328,12 +329,18 @@ class Held:
         self.tensor = tensor
 
 
-@pytest.mark.parametrize("order", ["first", "second"])
-def test_memory_of_first_order_does_not_grow_with_steps(order):
-    batch = next(fewshot.batches(fewshot.graph()).epoch(0))
+@pytest.mark.parametrize(
+    "how", [{}, {"prototypes": "stale"}, {"loss": "ce"}, {"space": "hidden"}, {"order": "second"}], ids=str
+)
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("lift", [False, True])
+def test_memory_of_first_order_does_not_grow_with_steps(how, learned, lift):
+    batch = next(fewshot.batches(fewshot.graph(), lift=lift).epoch(0))
     kept = []
     for steps in (2, 8):
         net = fewshot.network()
+        if learned:
+            net.rates = Rates(net.names("all"), 0.1).double()
         alive: weakref.WeakSet[Held] = weakref.WeakSet()
 
         def pack(tensor, alive=alive):
@@ -342,10 +349,10 @@ def test_memory_of_first_order_does_not_grow_with_steps(order):
             return held
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
-            loss = Meta(net, How(rate=0.1, order=order), steps=steps)(params_of(net), batch).loss_sum
+            loss = Meta(net, How(rate=0.1, **how), steps=steps)(params_of(net), batch).loss_sum
         kept.append(len(alive))
         assert loss.requires_grad
-    assert (kept[0] == kept[1]) == (order == "first")
+    assert (kept[0] == kept[1]) == ("order" not in how)
 
 
 def test_training_lowers_the_loss():

@@ -68,29 +68,37 @@ def adapted(
     Raises:
         ValueError: where it depends on none.
     """
+    start, moved = fast, dict[str, Tensor]()
     for _ in range(steps):
         if order == "none":
-            fast = {name: value.detach().requires_grad_() for name, value in fast.items()}
+            start = fast = {name: value.detach().requires_grad_() for name, value in fast.items()}
+            moved = {}
         with torch.enable_grad():
             before = loss(fast)
-            fast = _descended(fast, before, rates, second=order == "second")
+            gradients = _gradients(fast, before, second=order == "second")
+            if order == "second":
+                start, moved = fast, gradients
+            else:
+                # Rates are the same in every step: one product with the sum of constants, or a learned rate would
+                # keep every step's gradient for its own.
+                moved = {name: moved[name] + g if name in moved else g for name, g in gradients.items()}
+            fast = {**fast, **{name: start[name] - _rate(rates, name) * total for name, total in moved.items()}}
         yield Step(fast, before)
 
 
-def _descended(fast: Params, inner: Inner, rates: Rates, *, second: bool) -> Params:
+def _rate(rates: Rates, name: str) -> float | Tensor:
+    return rates[name] if isinstance(rates, Mapping) else rates
+
+
+def _gradients(fast: Params, inner: Inner, *, second: bool) -> Params:
+    """Gradients of the weights that the loss depends on; a model may have others, which stay as they are."""
     if not fast:
-        return fast
+        return {}
     wrt = [inner.along.get(name, value) for name, value in fast.items()]
     # The graph of the forward pass is kept where something of it may still be differentiated: ``extra``.
-    gradients = torch.autograd.grad(
+    found = torch.autograd.grad(
         inner.loss.sum(), wrt, create_graph=second, retain_graph=second or inner.extra is not None, allow_unused=True
     )
-    if all(gradient is None for gradient in gradients):
+    if all(gradient is None for gradient in found):
         raise ValueError("the loss of the support set depends on none of the weights that are to adapt.")
-    out: Params = {}
-    for (name, value), gradient in zip(fast.items(), gradients, strict=True):
-        rate = rates[name] if isinstance(rates, Mapping) else rates
-        out[name] = (
-            value if gradient is None else value - rate * gradient
-        )  # a model may have weights that it never uses
-    return out
+    return {name: gradient for name, gradient in zip(fast, found, strict=True) if gradient is not None}

@@ -17,6 +17,7 @@ T tasks, n support and m query points a task, W ways, D width of the space.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -142,13 +143,16 @@ class Meta:
         if not self.names:
             return
         stale = self.how.prototypes == "stale" and self.how.loss == "proto"
+        passed = itertools.count(1)
 
         def loss(fast: Params) -> Inner:
+            # Queries meet the prototypes of the last step alone (in evaluation, which keeps no graph, of any).
+            kept = stale and (next(passed) == steps or order == "none")
             z, along = self._placed(params, fast, state.support)
             if self.how.loss == "ce":
                 return Inner(mean_loss(z, batch.support_y), None, along)
             p = prototypes(z, batch.support_y, batch.ways)
-            return Inner(mean_loss(nearness(z, p), batch.support_y), p if stale else None, along)
+            return Inner(mean_loss(nearness(z, p), batch.support_y), p if kept else None, along)
 
         for fast, before in adapted(state.fast, loss, steps=steps, rates=self._rates(params), order=order):
             yield state._replace(fast=fast, before=before.extra, loss=before.loss.detach())
