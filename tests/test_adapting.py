@@ -7,7 +7,6 @@ import json
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 import pytest
-import torch
 
 from graphscale import configure, train
 from graphscale.cli import main
@@ -132,4 +131,21 @@ def test_a_run_that_learned_its_labels_does_not_adapt(tmp_path, capsys):
     support, query = tables(tmp_path)
     assert adapt(out, support, query, tmp_path / "o.csv") == 2
     assert "Use graphscale predict" in capsys.readouterr().err
-    assert torch.get_num_threads() >= 1
+
+
+def test_predictions_are_no_query(run, tmp_path, capsys):
+    support, query = tables(tmp_path)
+    assert adapt(run, support, query, tmp_path / "one.csv") == 0
+    assert adapt(run, support, tmp_path / "one.csv", tmp_path / "two.csv") == 2
+    assert "has a column p_kind 0 already" in capsys.readouterr().err
+
+
+def test_maml_with_fewer_labels_than_ways_counts_what_it_writes(tmp_path, capsys):
+    out = tmp_path / "run"
+    train("gmeta", configure("gmeta", data="syn-cycle", ways=3, method="maml", out=out, **USUAL))
+    support, query = tables(tmp_path)
+    capsys.readouterr()
+    assert adapt(out, support, query, tmp_path / "o.csv", "--json") == 0
+    told = pa_csv.read_csv(tmp_path / "o.csv").to_pydict()
+    right = sum(a == b for a, b in zip(told["label"], told["predicted"], strict=True)) / len(told["label"])
+    assert json.loads(capsys.readouterr().out)["curve"][-1]["accuracy"] == pytest.approx(right)

@@ -74,6 +74,11 @@ def adapted(
     known, asked = _table(support), _table(query)
     near, far = (_points(t, views.collection, views.centres, f) for t, f in ((known, support), (asked, query)))
     labels, y = _labels(known, support)
+    taken_names = {"predicted", *(f"p_{label}" for label in labels)} & set(asked.column_names)
+    if taken_names:
+        raise InputError(
+            f"{query} has a column {min(taken_names)} already, which is to be written. Drop it, or rename it."
+        )
     if config.method == "maml" and len(labels) > views.ways:
         raise InputError(
             f"maml learned to tell {views.ways} labels apart, and {support} has {len(labels)}. Give fewer, or train"
@@ -87,7 +92,8 @@ def adapted(
         batch = _batch(made, near, y, far[some], truth[some], len(labels)).to(device_of(config.device))
         answers = _answers(config, views, net, batch, taken)
         for answer in answers:
-            right = (answer.logits[0].argmax(-1) == batch.query_y[0]) & batch.mask[0]
+            # maml's head has as many outputs as its ways, and the support may have fewer labels.
+            right = (answer.logits[0, :, : len(labels)].argmax(-1) == batch.query_y[0]) & batch.mask[0]
             curve[answer.step] += (float(answer.support_loss[0]) if answer.support_loss is not None else np.nan,
                                    float(right.sum()))  # fmt: skip
         parts.append(torch.softmax(answers[-1].logits[0, :, : len(labels)], -1).cpu())

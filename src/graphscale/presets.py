@@ -162,7 +162,7 @@ _FEW = {"variant": "author", "inner_lr": 0.01, "inner_steps": 10, "test_steps": 
 _GMETA = (
     Preset("wiki", "wiki", {"scaling": "standard", "hidden": 64, "inner_lr": 0.003, "inner_steps": 5, "test_steps": 10,
                             "tasks": 160, "tasks_per_step": 8, "epochs": 8, "eval_every": 2},
-           "no figure in the paper; benchmarks/results has ours beside eight baselines"),
+           "no figure in the paper; benchmarks/results has ours beside seven baselines"),
     Preset("syn-cycle", "syn-cycle", {"ways": 2, "shots": 1, "queries": 10, "hidden": 32, "inner_lr": 0.003, "lr": 0.01,
                                       "inner_steps": 5, "test_steps": 10, "val_labels": 2, "test_labels": 2,
                                       "tasks": 320, "tasks_per_step": 16, "epochs": 6},

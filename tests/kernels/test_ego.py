@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from fewshot import dense_rows
 
+from graphscale.batches.subgraphs import point_seeds
 from graphscale.kernels.ego import Finder, Rules, Scratch, induced
 
 
@@ -136,3 +138,21 @@ def test_a_subgraph_depends_on_its_seed_alone():
     np.testing.assert_equal(alone.node, one.node[a:b])
     other = Finder(indptr, indices, rules)(points, seeds + np.uint64(1))
     assert other.node.tolist() != Finder(indptr, indices, rules)(points, seeds).node.tolist()
+
+
+def test_a_pair_is_the_same_point_in_either_order_under_a_cap():
+    _, indptr, indices, draw = random_graph(11, nodes=60, density=0.15)
+    pairs = np.stack([draw.choice(60, 2, replace=False) for _ in range(30)])
+    rules, scratch = Rules(2, 9, 2, False, True), Scratch(60)
+    seeds = [point_seeds(torch.from_numpy(p), 0, 0) for p in (pairs, pairs[:, ::-1].copy())]
+    np.testing.assert_equal(*seeds)
+    assert len(set(seeds[0].tolist())) == len({frozenset(p) for p in pairs.tolist()})
+    found = [
+        induced(indptr, indices, p, s, rules, scratch)
+        for p, s in zip((pairs, pairs[:, ::-1].copy()), seeds, strict=True)
+    ]
+    starts = [np.r_[0, count.cumsum()] for _, count, *_ in found]
+    for p in range(30):
+        one, other = (set(node[s[p] : s[p + 1]].tolist()) for (node, *_), s in zip(found, starts, strict=True))
+        assert one == other
+        assert len(one) <= 11

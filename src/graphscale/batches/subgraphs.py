@@ -173,8 +173,10 @@ class Subgraphs:
 def point_seeds(points: Tensor, seed: int, epoch: int) -> Any:
     """[P] uint64: what decides the subgraph of every point [P, C]; a pair is the same point in either order."""
     key = np.uint64(rng.derive(rng.SAMPLE, seed, epoch))
-    with np.errstate(over="ignore"):
-        return key + (points.numpy().astype(np.uint64) + np.uint64(1)).prod(1) * np.uint64(0x9E3779B97F4A7C15)
+    ends = np.sort(points.numpy().astype(np.uint64), axis=1) + np.uint64(1)
+    with np.errstate(over="ignore"):  # rows lie below 2^32: no two pairs have the same number
+        number = ends[:, 0] + (ends[:, -1] << np.uint64(32)) * np.uint64(ends.shape[1] - 1)
+        return key + number * np.uint64(0x9E3779B97F4A7C15)
 
 
 def _matrix(levels: Levels, number: int, column: Tensor | None = None, num_cols: int | None = None) -> Csr:

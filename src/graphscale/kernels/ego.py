@@ -82,7 +82,8 @@ def _within(
     """(nodes, how many) within ``hops`` of the centres, nearest first; they are marked with the stamp."""
     a, b = centres[0], centres[-1]
     found = 0
-    for c in centres:
+    # From the smaller one, so that what a cut draws does not depend on the order of a pair.
+    for c in (min(a, b), max(a, b)):
         if seen[c] != stamp:
             seen[c] = stamp
             nodes = _room(nodes, found + 1)

@@ -84,7 +84,7 @@ class GMetaConfig(TrainConfig):
     layers: int | None = None
     """L: graph convolutions; by default as many as hops."""
     cap: int = 1000
-    """Most nodes of a subgraph; more are cut to this many at random."""
+    """Most nodes of a subgraph; more are cut to this many at random, and the centres come on top where not drawn."""
     reach: Literal["ego", "graph"] = "ego"
     """graph: the whole graph in place of subgraphs (by frontiers too, without a cap)."""
     self_loops: bool = False
