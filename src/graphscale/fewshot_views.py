@@ -119,12 +119,39 @@ def windows(count: int, val: int, test: int, fold: int, what: str) -> dict[str, 
     }
 
 
+def declared(config: GMetaConfig, collection: Collection, of: Tensor, what: str) -> dict[str, tuple[int, ...]] | None:
+    """The labels or graphs of every split as the data's own tables have them; None where they say nothing of it.
+
+    Args:
+        of: [N] label or graph of every node, -1 where it has none.
+
+    Raises:
+        InputError: where other splits are asked for than the data have.
+    """
+    masks = collection.graph.masks
+    if not all(split in masks and bool(masks[split].any()) for split in SPLITS):
+        return None
+    parts = {split: tuple(k for k in of[masks[split]].unique().tolist() if k >= 0) for split in SPLITS}
+    train, val, test = (set(parts[split]) for split in SPLITS)
+    if train & val or train & test or val & test:  # a split of nodes, not of labels or graphs
+        return None
+    asked = (config.val_labels, config.test_labels, config.val_graphs, config.test_graphs, config.test_graph)
+    if config.fold or any(value is not None for value in asked):
+        raise InputError(
+            f"{config.data} says itself which {what} train, validate and test. Leave out --fold, --val-{what},"
+            f" --test-{what} and --test-graph, or take its tables away."
+        )
+    return parts
+
+
 def _disjoint(config: GMetaConfig, collection: Collection) -> tuple[dict[str, Pools], dict[str, tuple[int, ...]], int]:
     y = collection.graph.y
     labels = y[y >= 0].unique()
-    usual = max(config.ways, round(labels.numel() / 4))
-    parts = windows(labels.numel(), config.val_labels or usual, config.test_labels or usual, config.fold, "labels")
-    named = {split: tuple(labels[list(which)].tolist()) for split, which in parts.items()}
+    named = declared(config, collection, y, "labels")
+    if named is None:
+        usual = max(config.ways, round(labels.numel() / 4))
+        parts = windows(labels.numel(), config.val_labels or usual, config.test_labels or usual, config.fold, "labels")
+        named = {split: tuple(labels[list(which)].tolist()) for split, which in parts.items()}
     points = torch.arange(y.numel())[:, None]
     pools = {
         split: by_label(points, y, named[split], ways=config.ways, shots=config.shots, queries=config.queries)
@@ -136,6 +163,10 @@ def _disjoint(config: GMetaConfig, collection: Collection) -> tuple[dict[str, Po
 def _graphs(config: GMetaConfig, collection: Collection) -> dict[str, tuple[int, ...]]:
     """Which graphs are in which split."""
     count, names = collection.num_graphs, collection.names
+    owner = torch.repeat_interleave(torch.arange(count), collection.graph.part_ptr.diff())
+    own = declared(config, collection, owner, "graphs")
+    if own is not None:
+        return own
     usual = max(1, round(count / 10))
     if config.test_graph is None:
         return windows(count, config.val_graphs or usual, config.test_graphs or usual, config.fold, "graphs")

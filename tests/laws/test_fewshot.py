@@ -17,6 +17,7 @@ from graphscale import fewshot_views
 from graphscale.batches.subgraphs import Subgraphs
 from graphscale.batches.tasks import TaskBatches
 from graphscale.batches.whole import WholeSubgraphs
+from graphscale.errors import InputError
 from graphscale.kernels.ego import Rules, Scratch, induced
 from graphscale.loop import train_step
 from graphscale.nn.ego import Rates
@@ -289,6 +290,37 @@ def test_episodes_never_mix_graphs(setup):
     assert not owner["train"] & owner["val"]
     assert not owner["train"] & owner["test"]
     assert not owner["val"] & owner["test"]
+
+
+def tabled(folder, split_of):
+    """A folder of six graphs whose tables say which split a node is of."""
+    draw = np.random.default_rng(0)
+    names = {"train": [], "val": [], "test": []}
+    for g in range(6):
+        ends = draw.integers(0, 40, (2, 160))
+        ends = ends[:, ends[0] != ends[1]]
+        np.savez(folder / f"{g}.npz", edge_index=np.concatenate([ends, ends[::-1]], 1), num_nodes=40)
+        for v in range(40):
+            names[split_of(g, v % 6)].append(f"{g}_{v},{v % 6}")
+    for split, lines in names.items():
+        (folder / f"{split}.csv").write_text("\n".join(["name,label", *lines]) + "\n")
+    return str(folder)
+
+
+def test_splits_of_the_authors_folder_are_kept(tmp_path):
+    by_graph, by_label = tmp_path / "graphs", tmp_path / "labels"
+    by_graph.mkdir()
+    by_label.mkdir()
+    data = tabled(by_graph, lambda g, y: {0: "test", 1: "val"}.get(g, "train"))
+    views = fewshot_views.read(config(data=data, setup="shared", ways=2))
+    assert views.parts == {"train": (2, 3, 4, 5), "val": (1,), "test": (0,)}
+    owner = torch.searchsorted(views.graph.part_ptr, points_met(views, "val")[:, 0].contiguous(), right=True) - 1
+    assert set(owner.tolist()) == {1}
+    data = tabled(by_label, lambda g, y: {0: "test", 5: "test", 1: "val", 2: "val"}.get(y, "train"))
+    views = fewshot_views.read(config(data=data, setup="disjoint", ways=2))
+    assert views.parts == {"train": (3, 4), "val": (1, 2), "test": (0, 5)}
+    with pytest.raises(InputError, match="says itself which labels"):
+        fewshot_views.read(config(data=data, setup="disjoint", ways=2, fold=1))
 
 
 def test_asked_links_are_never_message_edges():
