@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 import pytest
+import torch
 
 from graphscale import configure, train
 from graphscale.cli import main
@@ -149,3 +151,13 @@ def test_maml_with_fewer_labels_than_ways_counts_what_it_writes(tmp_path, capsys
     told = pa_csv.read_csv(tmp_path / "o.csv").to_pydict()
     right = sum(a == b for a, b in zip(told["label"], told["predicted"], strict=True)) / len(told["label"])
     assert json.loads(capsys.readouterr().out)["curve"][-1]["accuracy"] == pytest.approx(right)
+
+
+def test_a_new_graph_without_labels(run, tmp_path):
+    ends = torch.randint(0, 50, (2, 200), generator=torch.Generator().manual_seed(0))
+    np.savez(tmp_path / "new.npz", edge_index=torch.cat([ends, ends.flip(0)], 1).numpy(), num_nodes=50)
+    (tmp_path / "s.csv").write_text("node,label\n0,a\n1,a\n2,b\n3,b\n")
+    (tmp_path / "q.csv").write_text("node\n4\n5\n")
+    data = ("--data", str(tmp_path / "new.npz"))
+    assert adapt(run, tmp_path / "s.csv", tmp_path / "q.csv", tmp_path / "o.csv", *data) == 0
+    assert set(pa_csv.read_csv(tmp_path / "o.csv")["predicted"].to_pylist()) <= {"a", "b"}

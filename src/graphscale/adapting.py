@@ -70,7 +70,7 @@ def adapted(
         raise InputError(f"--to {to}: write .csv or .parquet.")
     if steps is not None and steps < 0:
         raise InputError(f"--steps {steps}: 0 or more are needed.")
-    net, views = fewshot_runs.restored(config, state)
+    net, views = fewshot_runs.restored(config, state, episodes=False)
     known, asked = _table(support), _table(query)
     near, far = (_points(t, views.collection, views.centres, f) for t, f in ((known, support), (asked, query)))
     labels, y = _labels(known, support)

@@ -45,7 +45,14 @@ def composed(
         monitor=config.monitor or "accuracy",
         world=world,
         device=device,
-        keeps={"scaler": views.scaler.state_dict(), "graph": views.graph.identity(), "seed": seed},
+        keeps={
+            "scaler": views.scaler.state_dict(),
+            "graph": views.graph.identity(),
+            "seed": seed,
+            "setup": views.setup,
+            "ways": views.ways,
+            "classes": views.classes,
+        },
         notes=(*views.graph.notes, *said(views)),
         prefetch=config.prefetch,
     )

@@ -9,7 +9,7 @@ from graphscale import fewshot_baselines, fewshot_parts, rng
 from graphscale.batches.tasks import TaskBatches
 from graphscale.data.transform import Scaler
 from graphscale.errors import InputError
-from graphscale.fewshot_views import FewShotViews, read
+from graphscale.fewshot_views import FewShotViews, known, read
 from graphscale.run import Run, Scores, device_of
 from graphscale.world import World
 
@@ -33,13 +33,17 @@ def build(config: GMetaConfig, views: FewShotViews, seed: int) -> Run:
     return fewshot_parts.composed(config, views, seed, net, meta, batches, fewshot_parts.answering(config, net))
 
 
-def restored(config: GMetaConfig, state: Mapping[str, Any]) -> tuple[Any, FewShotViews]:
+def restored(config: GMetaConfig, state: Mapping[str, Any], *, episodes: bool = True) -> tuple[Any, FewShotViews]:
     """The network of a checkpoint, and the graphs.
+
+    Args:
+        episodes: whether splits and episodes are made of them.
 
     Raises:
         InputError: where the data's features are not those of training.
     """
-    views = read(config, Scaler.from_state(config.scaling, state["scaler"]))
+    scaler = Scaler.from_state(config.scaling, state["scaler"])
+    views = read(config, scaler) if episodes else known(config, state)
     net: Any = fewshot_parts.network(config, views) if config.meta else fewshot_baselines.network(config, views)
     try:
         net.load_state_dict(state["model"])

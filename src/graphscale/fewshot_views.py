@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class FewShotViews:
     pools: Mapping[str, Pools]  # train, val, test
     parts: Mapping[str, tuple[int, ...]]  # labels or graphs of every split
     classes: int  # of training, for what learns them all at once
+    ways: int  # W
     scaler: Scaler
 
     @property
@@ -50,11 +51,6 @@ class FewShotViews:
         """C: nodes a point."""
         return 2 if self.setup == "links" else 1
 
-    @property
-    def ways(self) -> int:
-        """W."""
-        return self.pools["train"].ways
-
 
 def read(config: GMetaConfig, scaler: Scaler | None = None) -> FewShotViews:
     """Read, split and scale.
@@ -65,7 +61,7 @@ def read(config: GMetaConfig, scaler: Scaler | None = None) -> FewShotViews:
     Raises:
         InputError: where the data do not allow the setup.
     """
-    collection = collections.load(config.data, seed=0)
+    collection = collections.load(config.data, seed=0, undirected=config.undirected)
     setup = _setup(config, collection)
     if setup == "links":
         if collection.pairs is None:
@@ -76,7 +72,19 @@ def read(config: GMetaConfig, scaler: Scaler | None = None) -> FewShotViews:
     else:
         pools, parts, classes = _disjoint(config, collection)
     x, scaler = _features(config, collection, setup, parts["train"], scaler)
-    return FewShotViews(collection, setup, x, pools, parts, classes, scaler)
+    return FewShotViews(collection, setup, x, pools, parts, classes, pools["train"].ways, scaler)
+
+
+def known(config: GMetaConfig, state: Mapping[str, Any]) -> FewShotViews:
+    """Graphs for a checkpoint to adapt on: whole, without splits or episodes, and with or without labels.
+
+    Raises:
+        InputError: where the data cannot be read, or lack the features.
+    """
+    collection = collections.load(config.data, seed=0, undirected=config.undirected)
+    scaler = Scaler.from_state(config.scaling, state["scaler"])
+    x, scaler = _features(config, collection, "disjoint", (), scaler)
+    return FewShotViews(collection, state["setup"], x, {}, {}, state["classes"], state["ways"], scaler)
 
 
 def _setup(config: GMetaConfig, collection: Collection) -> str:

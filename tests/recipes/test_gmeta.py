@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from torch_geometric.nn import GraphNorm, GraphSAGE
 
 from graphscale import configure, evaluate, load, rng, train
 from graphscale.cli import main
@@ -87,6 +88,8 @@ def test_the_authors_variant_is_what_its_table_says():
     [
         ({"ways": 1}, "one class foretells nothing"),
         ({"inner_steps": 0}, "0 inner steps adapt nothing"),
+        ({"variant": "author", "order": "second"}, "not what --variant author does"),
+        ({"variant": "author", "space": "hidden"}, "not what --variant author does"),
         ({"method": "anil", "space": "hidden"}, "anil adapts the head"),
         ({"ways": 9}, "leave none of 17 to train on"),
         ({"shots": 40}, "an episode needs"),
@@ -140,8 +143,29 @@ def test_a_weight_that_is_never_used_stays_as_it_is(order, tmp_path):
 
 
 def test_batch_norm_is_refused(tmp_path):
-    with pytest.raises(InputError, match="running statistics"):
+    with pytest.raises(InputError, match="has BatchNorm"):
         trained(tmp_path / "run", model="recipes.test_gmeta:Normed")
+
+
+class Mixing(torch.nn.Module):
+    """A model with a norm over all nodes that it is given."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.lin, self.norm = torch.nn.Linear(inputs, outputs), GraphNorm(outputs)
+
+    def forward(self, x, edge_index):
+        return self.norm(self.lin(x))
+
+
+def wide(inputs, outputs):
+    return GraphSAGE(inputs, 4, 2, outputs + 1)
+
+
+@pytest.mark.parametrize(("model", "words"), [("Mixing", "mixes graphs"), ("wide", r"\[7, 9\] for 7 nodes")])
+def test_models_that_mix_subgraphs_or_have_another_width_are_refused(model, words, tmp_path):
+    with pytest.raises(InputError, match=words):
+        trained(tmp_path / "run", model=f"recipes.test_gmeta:{model}")
 
 
 def test_sub_networks_are_refused_with_the_reason(capsys):

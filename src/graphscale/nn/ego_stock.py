@@ -26,6 +26,31 @@ class WholeBase(NamedTuple):
     side: WholeSide
 
 
+def demand_apart(model: nn.Module, inputs: int, hidden: int) -> None:
+    """Refuse a model in which one subgraph feels another, by a trial on two small graphs side by side and alone.
+
+    Raises:
+        InputError: where rows of one graph depend on the other, or are not ``hidden`` wide.
+    """
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(7, inputs, generator=draw)
+    edges = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 4], [1, 0, 0, 4, 3, 6, 5, 6]])  # nodes 0..2, nodes 3..6
+    was, name = model.training, type(model).__name__
+    model.eval()
+    with torch.no_grad():
+        both, alone = model(x, edges), model(x[:3], edges[:, :3])
+    model.train(was)
+    if both.shape != (7, hidden):
+        raise InputError(
+            f"{name} gives {list(both.shape)} for 7 nodes; [7, {hidden}] is needed: out_channels numbers a node."
+        )
+    if not torch.allclose(both[:3], alone, rtol=1e-4, atol=1e-5):
+        raise InputError(
+            f"{name} mixes graphs that are given side by side, so that queries would feel one another: a norm or a"
+            " pooling over all nodes. Use torch.nn.LayerNorm (PyG's with mode='node')."
+        )
+
+
 class StockEgo(nn.Module):
     """A model and a head.
 
@@ -43,10 +68,10 @@ class StockEgo(nn.Module):
 
     def __init__(self, model: nn.Module, hidden: int, outputs: int, *, centres: int = 1) -> None:
         super().__init__()
-        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats for m in model.modules()):
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
             raise InputError(
-                f"{type(model).__name__} has BatchNorm: its running statistics would be written in every inner step,"
-                " from a handful of nodes. Use LayerNorm or GraphNorm."
+                f"{type(model).__name__} has BatchNorm: its statistics would be those of a handful of nodes, and its"
+                " running ones be written in every inner step. Use torch.nn.LayerNorm."
             )
         self.rates, self.model, self.head = None, model, Layer(centres * hidden, outputs)
         nn.init.kaiming_normal_(self.head.weight.t())
@@ -59,7 +84,9 @@ class StockEgo(nn.Module):
             InputError: on an unknown name, or a callable that cannot be used.
         """
         if ":" in name:
-            return StockEgo(custom(name, inputs, hidden), hidden, outputs, centres=centres)
+            made = StockEgo(custom(name, inputs, hidden), hidden, outputs, centres=centres)
+            demand_apart(made.model, inputs, hidden)
+            return made
         from torch_geometric.nn import models
 
         kinds = {"sage": models.GraphSAGE, "gat": models.GAT, "gin": models.GIN}

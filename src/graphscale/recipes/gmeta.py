@@ -124,6 +124,11 @@ class GMetaConfig(TrainConfig):
         TrainConfig.__post_init__(self)
         if self.variant == "author":
             for name, value in AUTHOR.items():
+                if getattr(self, name) not in (value, type(self).__dataclass_fields__[name].default):
+                    raise InputError(
+                        f"--{name} {getattr(self, name)} is not what --variant author does, which is {value}. Leave out"
+                        " one of the two."
+                    )
                 object.__setattr__(self, name, value)
         self.demand(
             ("ways", "shots", "queries", "hops", "layers", "cap", "hidden", "inner_lr", "tasks", "tasks_per_step",
@@ -133,8 +138,8 @@ class GMetaConfig(TrainConfig):
         self.demand(("fold", "inner_steps", "test_steps"), lambda v: v >= 0, "cannot be negative")
         self.demand(("ways",), lambda v: v > 1, "must be above 1: one class foretells nothing")
         self.demand(("support_share",), lambda v: 0 < v < 1, "must lie in (0, 1)")
-        if self.split or self.undirected:
-            raise InputError("--split and --undirected are of single graphs with splits of nodes. Leave them out.")
+        if self.split:
+            raise InputError("--split is of graphs with several splits of nodes. Use --fold.")
         if self.method in ("gmeta", "anil", "maml") and not (self.inner_steps and self.test_steps):
             raise InputError(
                 f"--method {self.method} adapts, and 0 inner steps adapt nothing. Give --inner-steps and --test-steps"
