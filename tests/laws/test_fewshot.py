@@ -9,7 +9,7 @@ import fewshot
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import started
 from torch.nn.functional import cross_entropy
 from torch_geometric.nn import GCNConv
 
@@ -338,7 +338,7 @@ def test_asked_links_are_never_message_edges():
 
 
 def test_two_ranks_are_one_that_accumulates(tmp_path):
-    mp.spawn(fewshot.rank_of_two, (str(tmp_path),), nprocs=2)
+    started(fewshot.rank_of_two, str(tmp_path), size=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     run = fewshot.composed(World())
     (slot,) = run.sync.slots()

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import started
 from rating import STOP, WAYS, composed, objective_of, ranks, saved, small, state_of, stepped
 
 from graphscale import folder
@@ -39,7 +39,7 @@ def spawned(request, tmp_path_factory):
     for way in GOING_ON:
         run = composed(way, World())
         saved(run, stepped(run, Log(), until=STOP), place / f"{way}-from-1")
-    mp.spawn(ranks, (str(place), request.param, ways_of(request.param)), nprocs=request.param)
+    started(ranks, str(place), request.param, ways_of(request.param), size=request.param)
     return request.param, place
 
 
