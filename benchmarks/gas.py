@@ -1,9 +1,10 @@
 """GAS's speed and memory: epochs beside PyG's ways to the same histories, peak memory as the graph grows, 2.4 M nodes.
 
-    python benchmarks/gas.py [--work DIR] [--only TABLE] [--repeats R]
+    python benchmarks/gas.py [--work DIR] [--only TABLE] [--repeats R] [--device cuda]
 
 The peers are written as PyGAS writes its models (histories after the activation, weights of the whole graph),
-in stock PyG, on the same batches; making batches is in everybody's time. Writes benchmarks/results/gas_DATE.md
+in stock PyG, on the same batches; making batches is in everybody's time. On a GPU the peer's histories lie there,
+ours with the host. Writes benchmarks/results/gas_DATE.md
 (of a whole study) and ends with a JSON line.
 """
 
@@ -44,6 +45,7 @@ from graphscale.run import Run
 warnings.filterwarnings("ignore", message="Sparse")
 RESULTS = Path(__file__).parent / "results"
 PARTS, PER_BATCH = 100, 10
+DEVICE = "cpu"
 MODELS: dict[str, dict[str, Any]] = {
     "gcn": {"model": "gcn", "hidden": 256, "layers": 3},
     "gat": {"model": "gat", "hidden": 64, "heads": 4, "layers": 3},
@@ -52,7 +54,8 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def composed(graph: Graph, **settings: Any) -> Run:
     """The recipe's run on a graph that is in cluster order already."""
-    usual = {"data": "planted", "preset": "none", "layer_norm": False, "dropout": 0.5, "lr": 1e-3, "staleness": 0}
+    usual = {"data": "planted", "preset": "none", "layer_norm": False, "dropout": 0.5, "lr": 1e-3, "staleness": 0,
+             "device": DEVICE}  # fmt: skip
     config = configure("gas", **usual, parts_per_batch=PER_BATCH, **settings)
     run = gas.build(config, Views(graph, graph, Scaler("none")), 0)
     run.model.train()
@@ -64,7 +67,7 @@ def epoch(run: Run) -> float:
     total, count = 0.0, 0
     batches = announced(ahead(run.batches.epoch(0), run.prefetch), lambda b: prefetch(run.tables, b.needs))
     for step, batch in enumerate(batches):
-        loss, held = train_step(run, batch, step)
+        loss, held = train_step(run, batch.to(run.device), step)
         total, count = total + loss, count + held
     return total / count
 
@@ -85,7 +88,8 @@ class Peer(nn.Module):
             )
             for i, (a, b) in enumerate(itertools.pairwise(dims))
         )
-        self.histories = [torch.zeros(graph.num_nodes, d) for d in dims[1:-1]]
+        self.histories = [torch.zeros(graph.num_nodes, d, device=DEVICE) for d in dims[1:-1]]
+        self.to(DEVICE)
 
     def forward(self, batch: Any) -> Tensor:
         """Logits of the roots."""
@@ -127,6 +131,7 @@ def peer_epoch(graph: Graph, kind: str, view: str) -> Callable[[], float]:
     def run() -> float:
         total, count = 0.0, 0
         for batch in ahead(batches.epoch(0), 2):
+            batch = batch.to(torch.device(DEVICE))
             optimiser.zero_grad()
             loss = F.cross_entropy(model(batch)[batch.mask], batch.y[batch.mask])
             loss.backward()
@@ -146,11 +151,12 @@ def full_epoch(graph: Graph, kind: str) -> Callable[[], float]:
     else:
         model = GAT(graph.num_features, s["hidden"], s["layers"], graph.num_classes, dropout=0.5, heads=s["heads"])
         edges = torch.stack([graph.adj.indices.long(), graph.adj.row_of])
-    optimiser, mask = torch.optim.Adam(model.parameters(), lr=1e-3), graph.masks["train"]
+    model, edges, x, y = model.to(DEVICE), edges.to(DEVICE), graph.x.to(DEVICE), graph.y.to(DEVICE)  # type: ignore[union-attr]
+    optimiser, mask = torch.optim.Adam(model.parameters(), lr=1e-3), graph.masks["train"].to(DEVICE)
 
     def run() -> float:
         optimiser.zero_grad()
-        loss = F.cross_entropy(model(graph.x, edges)[mask], graph.y[mask])
+        loss = F.cross_entropy(model(x, edges)[mask], y[mask])
         loss.backward()
         optimiser.step()
         return float(loss.detach())
@@ -168,9 +174,12 @@ def epochs(work: Path, repeats: int) -> Table:
         peers[kind] = {"histories on edge_index": peer_epoch(graph, kind, "edge_index")}
         if kind == "gcn":  # PyG's GATConv sends messages by edges on either view
             peers[kind]["histories on adj_t"] = peer_epoch(graph, kind, "adj_t")
-            peers[kind]["PyG, full batch, adj_t"] = full_epoch(graph, kind)
+        if kind == "gcn" or DEVICE == "cuda":  # its full batch of GAT keeps tens of gigabytes of messages
+            peers[kind]["PyG, full batch"] = full_epoch(graph, kind)
     first = {kind: {name: work() for name, work in works.items()} for kind, works in peers.items()}
-    alone = {kind: in_turn(works, 1) for kind, works in peers.items()}  # as in a process that only runs PyG
+    alone = {
+        kind: in_turn(works, 1, device=DEVICE) for kind, works in peers.items()
+    }  # as in a process that only runs PyG
     heap.keep_freed()  # as in ours, for the peers too
     for kind, theirs in peers.items():
         runs = {name: composed(graph, **MODELS[kind], **special) for name, special in (
@@ -178,7 +187,7 @@ def epochs(work: Path, repeats: int) -> Table:
         )}  # fmt: skip
         works = {**{name: lambda run=run: epoch(run) for name, run in runs.items()}, **theirs}
         first[kind] |= {name: works[name]() for name in runs}
-        seconds = in_turn(works, repeats, slow=("histories on edge_index",))
+        seconds = in_turn(works, repeats, slow=("histories on edge_index",), device=DEVICE)
         batch = next(iter(runs["ours"].batches.epoch(0)))
         size = f"{batch.num_roots:,} roots, {batch.halo.numel():,} halo, {batch.adj.num_entries:,} entries a batch"
         told = ", ".join(f"{name} {loss:.3f}" for name, loss in first[kind].items() if "full" not in name)
@@ -281,7 +290,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/scale"))
     parser.add_argument("--only", choices=list(TABLES))
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of the table epochs")
     asked = parser.parse_args()
+    global DEVICE
+    DEVICE = asked.device
     asked.work.mkdir(parents=True, exist_ok=True)
     text = [f"# GAS: speed and memory, {date.today()}", "", f"Machine: {machine()}, {torch.get_num_threads()} threads."]
     text += [

@@ -64,6 +64,7 @@ class Ledger:
                 "measures",
                 "histories",
                 "commit",
+                "device",
             )
             line = {"recipe": recipe, "name": name, "settings": settings,
                     **{k: made[k] for k in kept if k in made}, "curve": _curve(self.work / "run", made["monitor"]),

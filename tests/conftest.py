@@ -6,6 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Laws fork processes and compare bits, so they run on the CPU. With GRAPHSCALE_TEST_CUDA set a GPU is seen, for
+# tests/cuda, tests/kernels and tests/test_csr.py (CONTRIBUTING.md).
+if "GRAPHSCALE_TEST_CUDA" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import torch
 
 if not torch.cuda.is_available():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from graphscale.__main__ import main
 from graphscale.errors import InputError
@@ -97,6 +98,16 @@ def test_two_processes_train_and_one_writes(stopped, whole):
     assert whole["test"]["accuracy"] > 0.4  # chance is 1/8
     assert json.loads((stopped.folder / "whole" / "result.json").read_text())["test"] == whole["test"]
     assert epochs(stopped.folder / "whole") == list(range(1, stopped.goal + 1))
+
+
+def test_every_process_needs_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "2"),
+                        ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="2 processes.*1 GPU:.*--nproc 1, or --device cpu"), joined("auto"):
+        pass
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(stopped):

@@ -16,6 +16,7 @@ from graphscale.recipes.cluster_gcn import ClusterGCNConfig
 
 KEYS = {
     "recipe", "data", "config", "monitor", "val", "test", "final", "best_epoch", "epochs", "seconds", "peak_anon_mb",
+    "device", "peak_device_mb",
     "parameters", "partition", "versions", "commit", "seed",
 }  # fmt: skip
 

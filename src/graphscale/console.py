@@ -110,7 +110,7 @@ class Console:
         self.rich.print(
             f"prepared in {seconds['prepare']:.1f} s, trained in {seconds['train']:.1f} s,"
             f" evaluated in {seconds['evaluate']:.1f} s; peak anonymous memory"
-            f" {result['peak_anon_mb'] or float('nan'):.0f} MB; run folder: {out}",
+            f" {result['peak_anon_mb'] or float('nan'):.0f} MB{_of_the_gpu(result)}; run folder: {out}",
             markup=False,
         )
 
@@ -154,6 +154,12 @@ def trials_table(result: Mapping[str, Any], most: int = 5) -> Table:
     for row in complete[:most]:
         table.add_row(str(row["trial"]), _shown(row["monitor"], row["score"]), _settings(row["params"]))
     return table
+
+
+def _of_the_gpu(result: Mapping[str, Any]) -> str:
+    """What it held at most, where there was one."""
+    peak = result.get("peak_device_mb")
+    return "" if peak is None else f", of {result['device']} {peak:.0f} MB"
 
 
 def _settings(params: Mapping[str, Any]) -> str:

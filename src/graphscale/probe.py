@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 
+from graphscale import __version__
+
 _STATUS = Path("/proc/self/status")
 
 
@@ -55,8 +57,9 @@ class PeakMemory:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide a number."""
-    found = {"python": platform.python_version(), "machine": f"{platform.machine()} {sys.platform}"}
-    for name in ("graphscale", "torch", "torch-geometric", "numpy", "numba", "pymetis", "torchmetrics"):
+    found = {"python": platform.python_version(), "machine": f"{platform.machine()} {sys.platform}",
+             "graphscale": __version__}  # fmt: skip
+    for name in ("torch", "torch-geometric", "numpy", "numba", "pymetis", "torchmetrics"):
         found[name] = metadata.version(name)
     return found
 

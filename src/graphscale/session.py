@@ -21,7 +21,7 @@ from graphscale.places import place_of, stored
 from graphscale.profile.clock import OFF
 from graphscale.profiling import Profiler
 from graphscale.progress import Progress
-from graphscale.run import Run, check
+from graphscale.run import Run, check, device_name, device_peak_mb
 from graphscale.saving import Saving
 from graphscale.settings import demand_applied, recipe_of
 from graphscale.world import World, joined, launched
@@ -204,7 +204,9 @@ class _Session:
             ),
             "epochs": log.epochs,
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
+            "device": device_name(run.device),
             "peak_anon_mb": self.memory.peak_mb,
+            "peak_device_mb": device_peak_mb(run.device),
             "parameters": sum(p.numel() for p in run.model.parameters()),
             "partition": dict(run.partition),
             "versions": probe.versions(),

@@ -85,6 +85,7 @@ def load(parts: dict[str, Tensor], folder: Path, everybody: World) -> None:
     if wrong := everybody.share(_damage(folder) if everybody.leads else ""):
         raise RuntimeError(f"{folder.name}: {wrong}")
     try:
+        _Reader(str(folder)).read_metadata()  # its error is hidden by what some versions of torch make of it
         with _alone_without_a_word():
             dcp.load(parts, storage_reader=_Reader(str(folder)))  # type: ignore[attr-defined]
     except (CheckpointException, Exception) as error:  # its errors are of many kinds

@@ -172,6 +172,17 @@ def launched() -> tuple[int, int, int] | None:
     return None
 
 
+def _every_process_has_a_gpu(local: int) -> None:
+    """NCCL wants a GPU a process; every process of the machine is told, whatever its own number."""
+    there = torch.cuda.device_count()
+    started = max(local + 1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    if started > there:
+        raise InputError(
+            f"{started} processes were started on this machine, which has {there} GPU{'s' * (there > 1)}: each needs"
+            f" its own. Use --nproc {there}, or --device cpu."
+        )
+
+
 def leading() -> bool:
     """Whether this process is the first of its launch, or alone."""
     place = launched()
@@ -202,7 +213,8 @@ def joined(device: str, *, timeout: float = 7200) -> Iterator[World]:
         )
     cuda = device != "cpu" and torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(local % torch.cuda.device_count())
+        _every_process_has_a_gpu(local)
+        torch.cuda.set_device(local)
     waits = timedelta(seconds=timeout)
     # Ranks that are started again meet at the launcher's store, where the addresses of those before them still lie.
     met, *_ = next(rendezvous("env://", rank, size, timeout=waits))

@@ -29,4 +29,6 @@ def test_every_program_compiles_for_a_gpu(tmp_path):
 
 
 def program(triton, value) -> bool:
-    return isinstance(value, (triton.JITFunction, triton.runtime.interpreter.InterpretedFunction))
+    from triton.runtime.interpreter import InterpretedFunction
+
+    return isinstance(value, (triton.JITFunction, InterpretedFunction))

@@ -258,6 +258,5 @@ def test_parts_of_wider_tensors(device):
     part = wide.transpose(1, 2)
     found = engine_of(wide).weighted_sum(adj, values[:, :1], part[:, :1])
     expected = engine_of(wide).weighted_sum(adj, values[:, :1].contiguous(), part[:, :1].contiguous())
-    assert torch.equal(found, expected)
-    shares = engine_of(wide).softmax(adj, values)
-    assert torch.equal(shares, engine_of(wide).softmax(adj, values.contiguous()))
+    torch.testing.assert_close(found, expected)  # a GPU adds in any order
+    torch.testing.assert_close(engine_of(wide).softmax(adj, values), engine_of(wide).softmax(adj, values.contiguous()))

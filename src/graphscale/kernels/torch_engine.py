@@ -103,4 +103,9 @@ def _product(adj: Csr, x: Tensor) -> Tensor:
     if adj.num_entries == 0 or x.shape[1] == 0:
         return x.new_zeros((adj.num_rows, x.shape[1]))
     wide = wide_of(x)
+    if adj.device.type == "cuda" and adj.num_entries > adj.num_rows * adj.num_cols:
+        # cuSPARSE refuses more entries than places; several edges between two nodes may be more.
+        values = wide.new_ones(adj.num_entries) if adj.values is None else adj.values.to(wide.dtype)
+        sent = values[:, None] * wide[adj.indices.long()]
+        return wide.new_zeros(adj.num_rows, x.shape[1]).index_add_(0, adj.row_of, sent).to(x.dtype)
     return (sparse_tensor(adj, wide.dtype) @ wide).to(x.dtype)
