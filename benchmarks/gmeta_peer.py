@@ -18,7 +18,8 @@ from torch_geometric.nn import GCNConv
 from graphscale.batches.tasks import TaskBatch
 from graphscale.csr import Csr
 from graphscale.graph import Graph
-from graphscale.kernels.ego import Rules, Scratch, induced
+from graphscale.kernels.ego_walk import Rules, Scratch
+from graphscale.kernels.ego_whole import induced
 
 Side = tuple[Tensor, Tensor, Tensor]  # nodes [n], edges [2, e], centres [p]
 

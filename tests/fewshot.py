@@ -10,7 +10,7 @@ from graphscale.batches.episodes import by_label
 from graphscale.batches.subgraphs import Subgraphs
 from graphscale.batches.tasks import TaskBatches
 from graphscale.data.synthetic import planted
-from graphscale.kernels.ego import Rules
+from graphscale.kernels.ego_walk import Rules
 from graphscale.loop import train_step
 from graphscale.nn.ego import EgoGCN
 from graphscale.objectives.meta import How, Meta

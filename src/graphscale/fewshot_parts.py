@@ -12,7 +12,7 @@ from graphscale.batches.tasks import Maker, TaskBatch
 from graphscale.batches.whole import WholeSubgraphs
 from graphscale.fewshot_scores import METRICS, Answer, EpisodeScores
 from graphscale.fewshot_views import FewShotViews
-from graphscale.kernels.ego import Rules
+from graphscale.kernels.ego_walk import Rules
 from graphscale.nn.ego import EgoGCN, Rates
 from graphscale.nn.ego_stock import StockEgo
 from graphscale.objectives.meta import How, Meta

@@ -8,7 +8,9 @@ import torch
 from fewshot import dense_rows
 
 from graphscale.batches.subgraphs import point_seeds
-from graphscale.kernels.ego import Finder, Rules, Scratch, induced
+from graphscale.kernels.ego import Finder
+from graphscale.kernels.ego_walk import Rules, Scratch
+from graphscale.kernels.ego_whole import induced
 
 
 def random_graph(seed, *, nodes=30, symmetric=True, density=0.07):

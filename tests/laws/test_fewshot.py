@@ -18,7 +18,8 @@ from graphscale.batches.subgraphs import Subgraphs
 from graphscale.batches.tasks import TaskBatches
 from graphscale.batches.whole import WholeSubgraphs
 from graphscale.errors import InputError
-from graphscale.kernels.ego import Rules, Scratch, induced
+from graphscale.kernels.ego_walk import Rules, Scratch
+from graphscale.kernels.ego_whole import induced
 from graphscale.loop import train_step
 from graphscale.nn.ego import Rates
 from graphscale.nn.ego_stock import StockEgo

@@ -11,6 +11,7 @@ from torch_geometric.nn import GraphNorm, GraphSAGE
 from graphscale import configure, evaluate, load, rng, train
 from graphscale.cli import main
 from graphscale.errors import InputError
+from graphscale.recipes import gmeta as recipe
 
 SMALL = {"preset": "none", "tasks": 6, "tasks_per_step": 3, "hidden": 8, "eval_tasks": 5, "shots": 2, "queries": 4,
          "inner_steps": 2, "test_steps": 3, "threads": 1, "epochs": 2, "ways": 2}  # fmt: skip
@@ -52,6 +53,14 @@ def test_setups_and_settings_train(values, tmp_path):
         values = {**values, "test_graph": collections.load(values["data"]).names[4]}
     result = trained(tmp_path / "run", **values)
     assert torch.isfinite(torch.tensor(result["test"]["logloss"]))
+    if values.get("method") != "knn":  # which has no weight
+        config = configure("gmeta", **{**SMALL, "data": "syn-cycle", **values})
+        before = recipe.build(config, recipe.read(config), 0).model.state_dict()
+        after = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)["model"]
+        assert before.keys() == after.keys()
+        # Hidden prototypes need no head, and cancel the last bias.
+        matrices = [name for name, weight in before.items() if weight.dim() == 2 and not name.startswith("head")]
+        assert matrices and not any(torch.equal(before[name], after[name]) for name in matrices)
 
 
 def test_learned_rates_move(tmp_path):

@@ -165,8 +165,10 @@ def by_group(
         InputError: where no graph has enough points of so many labels.
     """
     of_support, of_query, kept, sizes = [], [], [], []
-    for g in keep:
-        mine = (group == g).nonzero()[:, 0]
+    order = group.argsort(stable=True)
+    ends = torch.searchsorted(group[order], torch.tensor([(g, g + 1) for g in keep], dtype=group.dtype))
+    for start, end in ends.tolist():
+        mine = order[start:end]
         lists = [mine[label[mine] == k] for k in range(classes)]
         first = lists if support is None else [found[support[found]] for found in lists]
         second = lists if support is None else [found[~support[found]] for found in lists]

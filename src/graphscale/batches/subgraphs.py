@@ -19,7 +19,8 @@ from graphscale.csr import Csr
 from graphscale.graph import take_rows
 from graphscale.kernels.aggregate import gather_sum
 from graphscale.kernels.distinct import Distinct
-from graphscale.kernels.ego import Finder, Levels, Rules
+from graphscale.kernels.ego import Finder, Levels
+from graphscale.kernels.ego_walk import Rules
 from graphscale.kernels.sparse_linear import sparse_linear
 from graphscale.kernels.stacked import Ptr
 

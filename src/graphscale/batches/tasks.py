@@ -6,7 +6,7 @@ What a step needs of a graph is constant within its episodes, so it is made here
 - ``rows``: A_1 X [R_1, F]. Every task then multiplies it with its own weights, F x H.
 - ``lift``: A_1 on the step's distinct nodes, with their features. Descending on L from W_0 keeps the first weights in
   the span of the support's rows, W_k = W_0 + X_1^T C_k, so A_1 X W_k = (A_1 X W_0) + K C_k with K = X_1q X_1s^T. The
-  inner loop then never touches a feature: where F is thousands it costs a hundredth. Exact, to either order.
+  inner loop then never touches a feature: it meets as many columns as the support has rows. Exact, to either order.
 
 T tasks, W ways, n = W K or W Q points a task of a side, C centres a point, U distinct nodes.
 """

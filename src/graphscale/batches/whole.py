@@ -13,7 +13,8 @@ from torch import Tensor
 from graphscale.batches.subgraphs import Inputs, point_seeds
 from graphscale.csr import Csr
 from graphscale.graph import take_rows
-from graphscale.kernels.ego import Rules, Scratch, induced
+from graphscale.kernels.ego_walk import Rules, Scratch
+from graphscale.kernels.ego_whole import induced
 from graphscale.kernels.stacked import Ptr
 
 

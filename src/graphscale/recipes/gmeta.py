@@ -51,6 +51,8 @@ class GMetaConfig(TrainConfig):
     """gmeta, or what it is compared with: see docs/gmeta.md."""
     variant: Literal["house", "author"] = "house"
     """author sets order, prototypes, space, fixed, resample and hide as the released code has them."""
+    scaling: Literal["none", "standard", "row"] = "none"
+    """Features: as they are, standardised on the training graphs (one graph: on all its nodes), or rows summing to 1."""
     model: str = "gcn"
     """gcn, pruned to what reaches the centre; or your module:callable(in_channels, out_channels) on whole subgraphs."""
     epochs: int = 10
