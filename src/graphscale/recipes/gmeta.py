@@ -52,7 +52,7 @@ class GMetaConfig(TrainConfig):
     variant: Literal["house", "author"] = "house"
     """author sets order, prototypes, space, fixed, resample and hide as the released code has them."""
     scaling: Literal["none", "standard", "row"] = "none"
-    """Features: as they are, standardised on the training graphs (one graph: on all its nodes), or rows summing to 1."""
+    """Features: as they are, standardised on the training graphs (for new labels: on all), or rows that sum to 1."""
     model: str = "gcn"
     """gcn, pruned to what reaches the centre; or your module:callable(in_channels, out_channels) on whole subgraphs."""
     epochs: int = 10
