@@ -35,10 +35,10 @@ def small(tasks=30, **kind):
     return planted_tasks(tasks, items=23, least=4, most=9, query=2, **kind)
 
 
-def objective_of(tasks, way, *, learned="tensor", steps=2):
+def objective_of(tasks, way, *, learned="tensor", steps=2, top=(8, 5)):
     kind, adapt, order, _ = WAYS[way]
     torch.manual_seed(0)
-    net = RatingNet(Shape(kind, 4, (6,), (8, 5)), tasks.layout, offset=3.0)
+    net = RatingNet(Shape(kind, 4, (6,), top), tasks.layout, offset=3.0)
     model = Meta(net, adapt, lr=0.05, learned="no" if adapt == "none" else learned).double()
     return MetaRating(model, tasks.layout, "mse", steps, order, 1.0, joint=adapt == "none")
 

@@ -14,6 +14,7 @@ from rating import STOP, WAYS, composed, objective_of, ranks, saved, small, stat
 from graphscale import folder
 from graphscale.batches.task_reader import EMBEDDING, Decoder, TaskReader, grouped
 from graphscale.loop import Log
+from graphscale.nn.affine import FED
 from graphscale.nn.dlrm import pooled
 from graphscale.objectives.rating import NET, TABLE
 from graphscale.world import World
@@ -180,11 +181,11 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 
 @pytest.mark.parametrize("way", [name for name in WAYS if name != "joint"])
 @pytest.mark.parametrize("order", ["first", "second"])
-@pytest.mark.parametrize(("spare", "blocks"), [(1024, 1), (7, 2)])
-def test_the_batched_inner_loop_equals_one_written_out(way, order, spare, blocks):
+@pytest.mark.parametrize(("spare", "blocks", "top"), [(1024, 1, (8, 5)), (7, 2, (8, 5)), (7, 2, (90, 80))], ids=str)
+def test_the_batched_inner_loop_equals_one_written_out(way, order, spare, blocks, top):
     """Task by task, a copy of the network each: the same loss and the same gradients of weights, rates and rows."""
     tasks = small()
-    objective = copy.deepcopy(objective_of(tasks, way))
+    objective = copy.deepcopy(objective_of(tasks, way, top=top))
     object.__setattr__(objective, "order", order)
     private = objective.model.private
     batch = next(iter(TaskReader(Decoder(tasks, private=private, spare=spare), 6).epoch(0)))
@@ -193,6 +194,8 @@ def test_the_batched_inner_loop_equals_one_written_out(way, order, spare, blocks
     params = dict(objective.model.named_parameters())
     leaves = [*params.values(), rows]
     outcome = objective({**params, TABLE: rows}, batch)
+    fast = objective.fast({**params, TABLE: rows}, batch.blocks[0], order)
+    assert (NET + "top.1" + FED in fast) == (top == (90, 80)), "wide layers descend as factors"
     assert outcome.count == batch.count == 6
     expected = sum(_by_hand(objective, params, rows, block, t, order) for block, t, _ in each(batch))
     torch.testing.assert_close(outcome.loss_sum, expected)

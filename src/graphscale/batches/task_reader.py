@@ -27,7 +27,7 @@ from torch import Tensor
 
 from graphscale import rng
 from graphscale.errors import InputError
-from graphscale.kernels.task_loops import by_task, places, renumbered, shuffled, unpacked
+from graphscale.kernels.task_loops import MOST, ascending, by_task, places, renumbered, shuffled, unpacked
 from graphscale.tasks import TRAIN, Tasks
 from graphscale.world import World
 
@@ -163,11 +163,14 @@ class Decoder:
             order = np.arange(len(words))
         shown = support if self.shots is None else np.minimum(support, self.shots)
         most = int((shown + asked).sum()) * self.tasks.layout.slots
-        key, number = places(most)
-        found, count, there, blocks = np.empty(most, dtype=np.int64), 0, 0, []
+        if most >= MOST:
+            raise InputError(
+                f"a step has {most} ids, and there is room for {MOST - 1} distinct ones. Lower --tasks-per-step."
+            )
+        table, found, count, there, blocks = places(most), np.empty(most, dtype=np.int64), 0, 0, []
         for some in grouped(shown, asked, self.spare):
             how = (begins[some], shown[some], asked[some], (support - shown)[some])
-            block, count, filled = self._block(words, order, how, numbers[some], (key, number, found, count))
+            block, count, filled = self._block(words, order, how, numbers[some], (table, found, count))
             there += filled
             blocks.append(block)
         rows = self._renumbered(blocks, found[:count])
@@ -203,12 +206,8 @@ class Decoder:
         """Ascending rows where they lie; ids become places among them."""
         layout = self.tasks.layout
         there = found * layout.stride % layout.num_rows
-        if layout.num_rows < 1 << 31:  # sorting numbers is several times as fast as finding their order
-            packed = np.sort((there << 32) | np.arange(len(there)))
-            order, there = packed & 0xFFFFFFFF, packed >> 32
-        else:
-            order = np.argsort(there)
-            there = there[order]
+        order = ascending(there, layout.num_rows - 1)
+        there = there[order]
         rank = np.empty(len(order), dtype=np.int32)
         rank[order] = np.arange(len(order), dtype=np.int32)
         for block in blocks:

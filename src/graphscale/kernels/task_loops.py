@@ -8,6 +8,8 @@ import numpy as np
 from numba import njit
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
+_LOW = 24  # bits of a place that hold the number, under those of the row: one access for both
+MOST = 1 << _LOW  # numbers there can be
 
 
 @njit(nogil=True, cache=True)
@@ -28,17 +30,17 @@ def shuffled(begins: Any, sizes: Any, seed: int) -> Any:
 
 @njit(nogil=True, cache=True)
 def places(most: int) -> Any:
-    """An empty table of places for up to ``most`` ids, with linear probing: keys, and the number of each."""
+    """An empty table of places for up to ``most`` rows, with linear probing: row and number in one."""
     bits = 4
     while (1 << bits) < 2 * most:
         bits += 1
-    return np.full(1 << bits, -1, dtype=np.int64), np.empty(1 << bits, dtype=np.int32)
+    return np.full(1 << bits, -1, dtype=np.int64)
 
 
 @njit(nogil=True, cache=True)
 def unpacked(
     words: Any, order: Any, begins: Any, shown: Any, asked: Any, skip: Any, width: int, firsts: Any, sizes: Any,
-    y: Any, dense: Any, ids: Any, key: Any, number: Any, found: Any, count: int,
+    y: Any, dense: Any, ids: Any, table: Any, found: Any, count: int,
 ) -> Any:  # fmt: skip
     """Fill a block of tasks, and number its ids in the order in which they are met.
 
@@ -52,7 +54,7 @@ def unpacked(
         width: largest support; queries begin at this place.
         firsts, sizes: [K] the first row and the rows of each slot's table.
         y, dense, ids: [T, n] of zeros, [T, n, D] of zeros, [T, n, K] of -1: what is filled.
-        key, number: of ``places``.
+        table: of ``places``.
         found: the rows so far, in the order of their numbers.
         count: how many.
 
@@ -60,7 +62,7 @@ def unpacked(
         (how many there are now, slots that hold an id); (-1, 0) where an id is outside its table.
     """
     numbers, slots = dense.shape[2], ids.shape[2]
-    mask, filled = len(key) - 1, 0
+    mask, filled = len(table) - 1, 0
     bits = 0
     while (1 << bits) <= mask:
         bits += 1
@@ -80,16 +82,41 @@ def unpacked(
                     return -1, 0
                 row = firsts[k] + v
                 cell = np.int64((np.uint64(row) * _MIX) >> shift)
-                while key[cell] != row and key[cell] != -1:
+                held = table[cell]
+                while held != -1 and held >> _LOW != row:
                     cell = (cell + 1) & mask
-                if key[cell] == -1:
-                    key[cell] = row
-                    number[cell] = count
+                    held = table[cell]
+                if held == -1:
+                    held = (row << _LOW) | count
+                    table[cell] = held
                     found[count] = row
                     count += 1
-                ids[t, place, k] = number[cell]
+                ids[t, place, k] = held & (MOST - 1)
                 filled += 1
     return count, filled
+
+
+@njit(nogil=True, cache=True)
+def ascending(keys: Any, top: int) -> Any:
+    """[n] int32 the order in which numbers of 0 .. ``top`` ascend: by digits of 12 bits, the last one first."""
+    n = len(keys)
+    order, other = np.arange(n).astype(np.int32), np.empty(n, dtype=np.int32)
+    now, following = keys.copy(), np.empty(n, dtype=np.int64)
+    shift = 0
+    while shift == 0 or top >> shift:
+        ends = np.zeros(4097, dtype=np.int64)
+        for i in range(n):
+            ends[((now[i] >> shift) & 4095) + 1] += 1
+        for d in range(4096):
+            ends[d + 1] += ends[d]
+        for i in range(n):
+            d = (now[i] >> shift) & 4095
+            at = ends[d]
+            ends[d] = at + 1
+            following[at], other[at] = now[i], order[i]
+        now, following, order, other = following, now, other, order
+        shift += 12
+    return order
 
 
 @njit(nogil=True, cache=True)

@@ -1,7 +1,6 @@
 """Networks that score records from rows of ids and dense numbers, under weights shared by all tasks or a slice a task.
 
-T tasks, n records a task, F fields, d numbers of a row, D dense numbers. A weight is [o, i], or [T, o, i] where tasks
-have adapted their own; then all of them are one batched product.
+T tasks, n records a task, F fields, d numbers of a row, D dense numbers. Weights: ``nn.affine``.
 
 | network   | in the paper                                                                     |
 |-----------|----------------------------------------------------------------------------------|
@@ -21,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from graphscale.nn.affine import Tape, affine
 from graphscale.step import Params
 from graphscale.tasks import Layout
 
@@ -41,19 +41,6 @@ class Shape:
     dim: int = 16
     bottom: tuple[int, ...] = ()
     top: tuple[int, ...] = (64, 64)
-
-
-def affine(params: Params, name: str, x: Tensor) -> Tensor:
-    """[T, n, o]: ``x W + b`` by the weights ``name``, shared or a slice a task."""
-    weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
-    if weight.dim() == 2 and bias.dim() == 1:
-        return torch.nn.functional.linear(x, weight, bias)
-    tasks = x.shape[0]
-    if weight.dim() == 2:  # the bias alone adapts
-        return torch.nn.functional.linear(x, weight) + bias[:, None]
-    if bias.dim() == 1:
-        bias = bias.expand(tasks, -1)
-    return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
 
 
 class RatingNet(nn.Module):
@@ -98,39 +85,40 @@ class RatingNet(nn.Module):
         self.shift.copy_(mean)
         self.scale.copy_(1 / deviation.clamp(min=1e-12))
 
-    def score(self, params: Params, rows: Tensor, dense: Tensor) -> Tensor:
+    def score(self, params: Params, rows: Tensor, dense: Tensor, tape: Tape | None = None) -> Tensor:
         """[T, n] scores.
 
         Args:
             params: by the names of this module's parameters; [...] or [T, ...].
             rows: [T, n, F, row_dim] of a record's fields, mean rows of bags.
             dense: [T, n, D].
+            tape: where what layers are fed and give is left.
         """
         dense = (dense.to(rows.dtype) - self.shift) * self.scale
         vectors = rows[..., self.wide :]
         if self.shape.kind == "dlrm":
-            x = self._interactions(params, vectors, dense)
+            x = self._interactions(params, vectors, dense, tape)
         elif self.deep:
             x = torch.cat([vectors.flatten(2), dense], dim=-1)
         else:
             x = dense
         for i in range(len(self.top)):
-            x = affine(params, f"top.{i}", torch.relu(x) if i else x)
+            x = affine(params, f"top.{i}", torch.relu(x) if i else x, tape)
         score = x.squeeze(-1)
         return score + rows[..., 0].sum(-1) if self.wide else score
 
-    def _interactions(self, params: Params, vectors: Tensor, dense: Tensor) -> Tensor:
+    def _interactions(self, params: Params, vectors: Tensor, dense: Tensor, tape: Tape | None) -> Tensor:
         """[T, n, d + pairs] the dense numbers' vector, and dot products of all pairs of vectors."""
         if len(self.bottom):
             x = dense
             for i in range(len(self.bottom)):
-                x = torch.relu(affine(params, f"bottom.{i}", x))
+                x = torch.relu(affine(params, f"bottom.{i}", x, tape))
             vectors = torch.cat([x[..., None, :], vectors], dim=-2)
         tasks, n, count, dim = vectors.shape
         flat = vectors.reshape(tasks * n, count, dim)
         products = torch.bmm(flat, flat.transpose(1, 2))
         low, high = self.pairs.to(vectors.device)
-        pairs = products.flatten(1)[:, low * count + high].view(tasks, n, -1)
+        pairs = products.flatten(1).index_select(1, low * count + high).view(tasks, n, -1)
         # Without dense numbers the first vector would be left out of all but its products.
         first = vectors[..., 0, :] if len(self.bottom) else vectors.flatten(2)
         return torch.cat([first, pairs], dim=-1)

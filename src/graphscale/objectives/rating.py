@@ -5,7 +5,7 @@ T tasks, s records of the largest support, n = s + the largest query, u rows of 
 | G-Meta for recommenders (CIKM 2023), MAML              | here                                                       |
 |------------------------------------------------------|--------------------------------------------------------------|
 | xi, rows fetched for support and query at once         | ``params["rows.embedding"]``                               |
-| inner loop on the support, no communication            | ``objectives.adapt.adapted`` of ``MetaRating.support``     |
+| inner loop on the support, no communication            | ``objectives.factored.adapted``                            |
 | rows of the query that the inner loop updated          | ``own``: support and query share a task's copies |
 | outer loss (1 / T) sum_t L_q(t)                        | ``Outcome``: a sum over tasks of means over queries        |
 | joint training, DLRM as it is                          | ``adapt="none"``: a sum over all records                   |
@@ -25,8 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from graphscale.batches.task_reader import EMBEDDING, Block, TaskBatch
+from graphscale.nn.affine import BIAS, WEIGHT, Tape
 from graphscale.nn.dlrm import RatingNet, pooled
-from graphscale.objectives.adapt import Inner, Order, adapted, stacked
+from graphscale.objectives.adapt import Inner, Order, stacked
+from graphscale.objectives.factored import adapted, layers
 from graphscale.step import ROWS, Outcome, Params
 from graphscale.tasks import Layout
 
@@ -97,6 +99,7 @@ class MetaRating:
     Args:
         steps: K of the inner loop.
         joint: every record is an example, and nothing adapts.
+        factors: layers that are less work so descend as factors (``objectives.factored``); the same numbers.
     """
 
     model: Meta
@@ -106,6 +109,7 @@ class MetaRating:
     order: Order
     shrink: float = 0.0
     joint: bool = False
+    factors: bool = True
     spent: Spent = field(default_factory=Spent)
 
     def __call__(self, params: Params, batch: TaskBatch) -> Outcome:
@@ -139,7 +143,10 @@ class MetaRating:
 
     def fast(self, params: Params, block: Block, order: Order) -> Params:
         """Weights of every task after the inner loop, by name; ``rows.embedding`` [T, v, d] where rows adapt."""
-        fast = stacked(params, block.size, self.model.names)
+        rates = self.model.rates_of(params)
+        factored = layers(params, self.model.names, self.steps * block.width, rates) if self.factors else ()
+        whole = {name + end for name in factored for end in (WEIGHT, BIAS)}
+        fast = stacked(params, block.size, [name for name in self.model.names if name not in whole])
         if block.own is not None:
             fast[TABLE] = torch.nn.functional.embedding(block.own, params[TABLE])
         if not block.width:  # no task shows a record
@@ -149,23 +156,25 @@ class MetaRating:
         shared = None if block.own is not None else pooled(params[TABLE], ids, self.layout, whole=block.whole)
         here, count = block.present()[:, support], (block.shown + self.shrink).clamp(min=1e-9)
 
-        def loss(weights: Params) -> Inner:
+        def loss(weights: Params, tape: Tape) -> Inner:
             rows = pooled(weights[TABLE], ids, self.layout, whole=block.whole) if shared is None else shared
-            losses = (self._losses(self._score({**params, **weights}, rows, dense), y) * here).sum(1)
+            losses = (self._losses(self._score({**params, **weights}, rows, dense, tape), y) * here).sum(1)
             return Inner(losses / count)
 
-        rates = self.model.rates_of(params)
-        for step in adapted(fast, loss, steps=self.steps, rates=rates, order=order):
+        for step in adapted(fast, params, factored, loss, steps=self.steps, rates=rates, order=order):
             fast = step.fast
         return fast
 
     def _scores(self, params: Params, table: Tensor, block: Block, places: slice) -> Tensor:
         rows = pooled(table, block.ids[:, places], self.layout, whole=block.whole)
-        return self._score(params, rows, block.dense[:, places])
+        return self._score(params, rows, block.dense[:, places], {})
 
-    def _score(self, params: Params, rows: Tensor, dense: Tensor) -> Tensor:
+    def _score(self, params: Params, rows: Tensor, dense: Tensor, tape: Tape) -> Tensor:
         net = {name.removeprefix(NET): value for name, value in params.items() if name.startswith(NET)}
-        return self.model.net.score(net, rows, dense)
+        met: Tape = {}
+        scores = self.model.net.score(net, rows, dense, met)
+        tape |= {NET + name: passed for name, passed in met.items()}
+        return scores
 
     def _losses(self, scores: Tensor, y: Tensor) -> Tensor:
         """Of each record."""
