@@ -203,20 +203,51 @@ def steps_of(place: Path, store: Path, size: int, tasks: int, steps: int, rounds
     }
 
 
+# name -> (step, whether wide layers descend as factors)
+INNER: dict[str, tuple[Callable[[Run, TaskBatch, int], None], bool]] = {
+    "at once, factors": (usual, True), "at once, stacked": (usual, False),
+    "one by one, factors": (looped, True), "one by one, own weights": (looped, False),
+}  # fmt: skip
+
+
 def inner_loops(store: Path, tasks: int, steps: int) -> dict[str, float]:
-    """Seconds a step with all tasks at once and one by one, in turn, in one process of one thread."""
+    """Seconds a step of all tasks at once and one by one, in turn, on one thread; and the floor of its products.
+
+    The floor is the products with weights that no way can do without, forward and to inputs for the support, to weights
+    too for queries, at the rate of one such product.
+    """
     torch.set_num_threads(1)
     config = config_of(store, 1, tasks)
     run = rating_runs.build(config, rating_runs.read(config), 0)
-    seconds: dict[str, list[float]] = {"batched": [], "looped": []}
+    objective: Any = run.sync.slots()[0].objective
+    seconds: dict[str, list[float]] = {name: [] for name in INNER}
+    floors, rate = [], _product_rate()
+    weights = sum(p.numel() for p in run.model.parameters() if p.dim() == 2)
     for number, batch in enumerate(run.batches.epoch(0)):
-        for name, step in (("batched", usual), ("looped", looped)):
+        for name, (step, factors) in INNER.items():
+            object.__setattr__(objective, "factors", factors)
             began = time.perf_counter()
             step(run, batch, number)  # type: ignore[arg-type]
             seconds[name].append(time.perf_counter() - began)
+        shown, asked = (sum(int(getattr(b, side).sum()) for b in batch.blocks) for side in ("shown", "asked"))  # type: ignore[attr-defined]
+        floors.append(weights * (4 * shown + 6 * asked) / rate)
         if number == steps:
             break
-    return {name: float(np.median(values[1:])) for name, values in seconds.items()}
+    return {
+        **{name: float(np.median(values[1:])) for name, values in seconds.items()},
+        "floor": float(np.median(floors)),
+    }
+
+
+def _product_rate() -> float:
+    """Operations a second of a product of the widest layer's shape."""
+    x, w = torch.randn(2500, 367), torch.randn(512, 367)
+    took = []
+    for _ in range(10):
+        began = time.perf_counter()
+        torch.nn.functional.linear(x, w)
+        took.append(time.perf_counter() - began)
+    return 2 * 2500 * 367 * 512 / min(took)
 
 
 # Readers: records a second of the same records in the same batches, nothing trained.
