@@ -23,7 +23,8 @@ from torch import Tensor
 
 from graphscale import configure, rating_runs
 from graphscale.batches.ahead import ahead
-from graphscale.batches.task_reader import EMBEDDING, Decoder, TaskBatch, TaskReader
+from graphscale.batches.task_decoder import EMBEDDING, Decoder, TaskBatch
+from graphscale.batches.task_reader import TaskReader
 from graphscale.data.planted_tasks import log_blocks
 from graphscale.loop import train_step
 from graphscale.objectives.rating import TABLE

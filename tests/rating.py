@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 
 from graphscale import folder
-from graphscale.batches.task_reader import EMBEDDING, Decoder, TaskReader
+from graphscale.batches.task_decoder import EMBEDDING, Decoder
+from graphscale.batches.task_reader import TaskReader
 from graphscale.data.planted_tasks import planted_tasks
 from graphscale.loop import Log, train_step
 from graphscale.nn.dlrm import RatingNet, Shape

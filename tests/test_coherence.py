@@ -20,7 +20,7 @@ from graphscale.nn.temporal import Correction
 from graphscale.objectives.link import loss_of, scored, stream_loss
 from graphscale.recipes.pres import PRESConfig
 from graphscale.stream_coherence import Probe, _owners
-from graphscale.stream_runs import Monitors, pending_share
+from graphscale.stream_monitors import Monitors, pending_share
 from graphscale.tables.mailbox import Mailbox
 from graphscale.tables.memory import Memory
 from graphscale.tables.predictive import Prediction, Predictive

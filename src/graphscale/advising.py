@@ -27,6 +27,7 @@ from graphscale.errors import DivergenceError, InputError
 from graphscale.loop import train_step
 from graphscale.nn.temporal import TemporalNet
 from graphscale.run import Run
+from graphscale.stream_monitors import pending_share
 from graphscale.tables.memory import Memory
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _rungs(views: StreamViews, found: dict[int, Coherence], sizes: Sequence[int]
     for size in sizes:
         starts, mu = by_count(views.numbers.numel(), size), found[size]
         batches = starts.numel() - 1
-        pending = stream_runs.pending_share(views.events, views.numbers, starts)
+        pending = pending_share(views.events, views.numbers, starts)
         bound = math.sqrt(batches) / min(1.0, mu.low) ** 2 if mu.low > 0 else math.inf
         rungs.append(Rung(size, batches, pending, 1 / (1 - pending), mu.mu, mu.low, mu.least, bound))
     first = rungs[0].bound

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from graphscale import folder
-from graphscale.batches.task_reader import Decoder
+from graphscale.batches.task_decoder import Decoder
 from graphscale.errors import InputError
 from graphscale.places import stored
 from graphscale.rating_adapt import Encoded, Encoder, foretold, ready

@@ -15,7 +15,7 @@ import pyarrow.parquet as pa_parquet
 import torch
 from torch import Tensor
 
-from graphscale.batches.task_reader import EMBEDDING, Decoder
+from graphscale.batches.task_decoder import EMBEDDING, Decoder
 from graphscale.data import task_logs, task_sorting
 from graphscale.data.task_logs import Columns
 from graphscale.errors import InputError

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graphscale import rng
-from graphscale.batches.task_reader import EMBEDDING, Decoder, TaskReader
+from graphscale.batches.task_decoder import EMBEDDING, Decoder
+from graphscale.batches.task_reader import TaskReader
 from graphscale.data.planted_tasks import planted_tasks
 from graphscale.data.pyg import DATA_VARIABLE
 from graphscale.errors import InputError

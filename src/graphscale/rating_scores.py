@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from graphscale.batches.ahead import ahead
-from graphscale.batches.task_reader import Block, Decoder, TaskBatch, TaskReader
+from graphscale.batches.task_decoder import Block, Decoder, TaskBatch
+from graphscale.batches.task_reader import TaskReader
 from graphscale.loop import fetch
 from graphscale.objectives.rating import MetaRating
 from graphscale.run import Scores

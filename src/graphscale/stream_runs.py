@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
@@ -25,6 +24,7 @@ from graphscale.nn.temporal import Correction, TemporalNet
 from graphscale.objectives.link import stream_loss
 from graphscale.run import Run, Scores, device_of
 from graphscale.stream_coherence import SAMPLE, Coherence, Probe
+from graphscale.stream_monitors import Monitors
 from graphscale.stream_scores import StreamScores
 from graphscale.sync.replicas import Replicas
 from graphscale.tables.mailbox import Mailbox, PredictiveMailbox
@@ -310,62 +310,3 @@ def coherence_after(views: StreamViews, probe: Probe, batches: StreamBatches) ->
     end = min(views.test, views.val + max(1, SAMPLE // size) * size)
     with probe.table.alone():
         return probe(torch.arange(views.val, end), [size])[size]
-
-
-class Monitors:
-    """The end of an epoch: gamma, pending events and, every so many epochs, the memory's coherence.
-
-    Args:
-        net: the network.
-        batches: of training.
-        coherence: measures it, changing nothing; None where it is not asked for.
-        every: epochs between two measurements; the last one is measured in any case.
-        epochs: in all.
-        leads: whether this rank's measures are recorded.
-    """
-
-    def __init__(
-        self, net: TemporalNet, batches: StreamBatches, coherence: Callable[[], Coherence] | None = None, *,
-        every: int = 0, epochs: int = 0, leads: bool = True,
-    ) -> None:  # fmt: skip
-        self.net, self.batches, self.coherence, self.every, self.epochs = net, batches, coherence, every, epochs
-        self.leads = leads
-        self._share: float | None = None
-
-    def __call__(self, scored: bool) -> dict[str, float]:
-        """``pending``, the share of ends with an earlier event of theirs in the batch; ``gamma``, where memories are
-        corrected; ``coherence_mu``, ``_low`` and ``_least`` (``stream_coherence``) where they are measured.
-        """
-        if self._share is None:
-            self._share = pending_share(self.batches.sampler.events, self.batches.numbers, self.batches.starts)
-        measures = {"pending": self._share}
-        if isinstance(self.net.correction, Correction):
-            measures["gamma"] = float(torch.as_tensor(self.net.correction.gamma).detach())
-        epoch = self.batches.last + 1
-        if self.coherence is not None and self.leads and (epoch % self.every == 0 or epoch == self.epochs):
-            found = self.coherence()
-            measures |= {"coherence_mu": found.mu, "coherence_low": found.low, "coherence_least": found.least}
-        return measures
-
-
-def pending_share(events: Events, numbers: Tensor, starts: Tensor) -> float:
-    """Share of the ends of events that have an earlier event of theirs in the same batch (PRES, definition 2).
-
-    Args:
-        numbers: [m] events in the order of training.
-        starts: [batches + 1] places where batches begin.
-    """
-    last = np.full(events.num_nodes, -1, dtype=np.int32)  # the batch in which a node was met last
-    arrays = (events.src.numpy(), events.dst.numpy(), numbers.numpy(), starts.numpy(), last)
-    return float(_pending_ends(*arrays) / max(1, 2 * numbers.numel()))
-
-
-@njit(nogil=True, cache=True)
-def _pending_ends(src: Any, dst: Any, numbers: Any, starts: Any, last: Any) -> int:
-    pending = 0
-    for batch in range(len(starts) - 1):
-        for i in range(starts[batch], starts[batch + 1]):
-            for v in (src[numbers[i]], dst[numbers[i]]):
-                pending += last[v] == batch
-                last[v] = batch
-    return pending

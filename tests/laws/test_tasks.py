@@ -12,7 +12,8 @@ from forked import started
 from rating import STOP, WAYS, composed, objective_of, ranks, saved, small, state_of, stepped
 
 from graphscale import folder
-from graphscale.batches.task_reader import EMBEDDING, Decoder, TaskReader, grouped
+from graphscale.batches.task_decoder import EMBEDDING, Decoder, grouped
+from graphscale.batches.task_reader import TaskReader
 from graphscale.loop import Log
 from graphscale.nn.affine import FED
 from graphscale.nn.dlrm import pooled

@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from graphscale.batches.task_reader import EMBEDDING, Block, TaskBatch
+from graphscale.batches.task_decoder import EMBEDDING, Block, TaskBatch
 from graphscale.nn.affine import BIAS, WEIGHT, Tape
 from graphscale.nn.dlrm import RatingNet, pooled
 from graphscale.objectives.adapt import Inner, Order, stacked

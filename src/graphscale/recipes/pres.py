@@ -8,7 +8,7 @@
 | prediction, equation (7); statistics, (9)      | ``tables.predictive``                   |
 | correction, equation (8)                       | ``nn.temporal.Correction``              |
 | memory coherence as a penalty, equation (10)   | ``objectives.link.incoherence``         |
-| pending events, definition 2                   | ``stream_runs.pending_share``           |
+| pending events, definition 2                   | ``stream_monitors.pending_share``       |
 | memory coherence mu, equation (4), measured    | ``stream_coherence``                    |
 
 ``--gamma 1 --beta 0`` is the plain network, bit for bit. Where paper and code disagree ``tables.predictive`` says what
