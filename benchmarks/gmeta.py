@@ -45,6 +45,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "No finetune": {"method": "no_finetune", "epochs": 1, "eval_every": 1},
     "TLP (DGI)": {"method": "tlp", "epochs": 100, "eval_every": 50, "lr": 1e-3},
 }
+# Both steps at both rates, on the synthetic graphs.
+RATES: dict[str, dict[str, Any]] = {
+    "G-Meta at the rate 0.03": {"inner_lr": 0.03},
+    "G-Meta, author, at the rate 0.003": {"variant": "author", "inner_lr": 0.003},
+}
 # A head that begins at 0 needs more than prototypes do to move: tried on fold 0 of the cycle and of wiki.
 _HEADS = ("MAML", "MAML, whole graph", "Finetune", "No finetune")
 # (recalled figure of the paper, settings); degrees within subgraphs are the features, 2 ways and 1 shot.
@@ -86,7 +91,7 @@ def cases(only: dict[str, Any], base: dict[str, Any]) -> Iterator[tuple[str, str
     """(data, method, settings) of every run but its seed."""
     for name, row in only.items():
         parts, settings = ([{"fold": f} for f in range(5)], row[1]) if isinstance(row[0], str) else row
-        for method, special in METHODS.items():
+        for method, special in (METHODS | (RATES if name in SYNTHETIC else {})).items():
             for part in parts:
                 rate = {"inner_lr": 10 * base["inner_lr"]} if method in _HEADS else {}
                 yield name, method, {**base, **settings, **part, **rate, **special}

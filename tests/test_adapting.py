@@ -99,6 +99,8 @@ def test_more_labels_than_the_ways_of_training(method, tmp_path):
         ("node,label\n1,a\n999999,b\n", "no node 999999"),
         ("node,label\n", "no row"),
         ("node,label\nx,a\ny,b\n", "no column of whole numbers"),
+        ("node,node,label\n1,1,a\n2,2,b\n", "name of several columns"),
+        ("node,label\n1,a\n,b\n", "row 2 has no id"),
     ],
 )
 def test_tables_that_cannot_be_used_are_refused(run, tmp_path, capsys, lines, words):
@@ -161,3 +163,64 @@ def test_a_new_graph_without_labels(run, tmp_path):
     data = ("--data", str(tmp_path / "new.npz"))
     assert adapt(run, tmp_path / "s.csv", tmp_path / "q.csv", tmp_path / "o.csv", *data) == 0
     assert set(pa_csv.read_csv(tmp_path / "o.csv")["predicted"].to_pylist()) <= {"a", "b"}
+
+
+def test_labels_are_compared_by_value_and_none_is_missing(run, tmp_path, capsys):
+    """What pandas writes of whole numbers with gaps is floats."""
+    import pyarrow as pa
+
+    support, query = tables(tmp_path)
+    nodes = pa_csv.read_csv(support)["node"]
+    floats = pa.table({"node": nodes, "label": pa.array([0.0] * 3 + [1.0] * 3)})
+    pa_parquet.write_table(floats, tmp_path / "s.parquet")
+    (tmp_path / "q.csv").write_text(query.read_text().replace("kind ", ""))
+    capsys.readouterr()
+    assert adapt(run, tmp_path / "s.parquet", tmp_path / "q.csv", tmp_path / "o.csv", "--json") == 0
+    assert "accuracy" in json.loads(capsys.readouterr().out)["curve"][-1]
+    assert adapt(run, tmp_path / "s.parquet", query, tmp_path / "p.csv") == 2
+    assert "none of the support's, 0.0, 1.0" in capsys.readouterr().err
+    gap = pa.table({"node": nodes, "label": pa.array([0.0] * 3 + [1.0] * 2 + [float("nan")])})
+    pa_parquet.write_table(gap, tmp_path / "gap.parquet")
+    assert adapt(run, tmp_path / "gap.parquet", query, tmp_path / "p.csv") == 2
+    assert "row 6 has no label" in capsys.readouterr().err
+
+
+def test_steps_are_of_methods_that_descend(tmp_path, capsys):
+    support, query = tables(tmp_path)
+    for method in ("finetune", "knn"):
+        run = tmp_path / method
+        train("gmeta", configure("gmeta", data="syn-cycle", ways=2, out=run, method=method, **USUAL))
+    for steps in ("1", "9"):
+        assert adapt(tmp_path / "finetune", support, query, tmp_path / f"{steps}.parquet", "--steps", steps) == 0
+    one, nine = (pa_parquet.read_table(tmp_path / f"{steps}.parquet")["p_kind 1"] for steps in "19")
+    assert not one.equals(nine)
+    assert adapt(tmp_path / "knn", support, query, tmp_path / "o.csv", "--steps", "3") == 2
+    assert "knn descends on no support" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(run, tmp_path, capsys):
+    support, query = tables(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert adapt(run, support, query, tmp_path / "file" / "o.csv") == 2
+    assert "nothing can be written there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settings", [{"variant": "author"}, {"method": "tlp"}, {}], ids=str)
+def test_an_asked_pairs_own_edge_says_nothing(settings, tmp_path):
+    """An edge between the ends of a pair that is asked may be there or not: what is foretold is the same."""
+    first = {"data": "planted-graphs:6:60", "setup": "links", "out": tmp_path / "run"}
+    train("gmeta", configure("gmeta", **first, **settings, **USUAL))
+    draw = torch.Generator().manual_seed(0)
+    ends = torch.randint(0, 20, (2, 100), generator=draw)
+    ends = ends[:, (ends[0] != ends[1]) & (ends.amin(0) + ends.amax(0) > 1)]  # without the pair 0, 1
+    ends = torch.cat([ends, ends + 20], 1)  # the support lies apart, since it may see the edge
+    x = torch.randn(40, 32, generator=draw).numpy()
+    (tmp_path / "s.csv").write_text("node,other,label\n22,23,a\n24,25,a\n26,27,b\n28,29,b\n")
+    (tmp_path / "q.csv").write_text("node,other\n0,1\n")
+    for name, more in (("without", ends[:, :0]), ("with", torch.tensor([[0], [1]]))):
+        both = torch.cat([ends, more], 1)
+        np.savez(tmp_path / f"{name}.npz", edge_index=torch.cat([both, both.flip(0)], 1).numpy(), num_nodes=40, x=x)
+        tables_ = (tmp_path / "s.csv", tmp_path / "q.csv", tmp_path / f"{name}.parquet")
+        assert adapt(tmp_path / "run", *tables_, "--data", str(tmp_path / f"{name}.npz")) == 0
+    a, b = (pa_parquet.read_table(tmp_path / f"{name}.parquet") for name in ("without", "with"))
+    assert a["p_a"].equals(b["p_a"])

@@ -7,7 +7,10 @@ with).
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -25,9 +28,25 @@ from graphscale.errors import InputError, first_sentence
 def read(path: Path) -> pa.Table:
     """The table of a file."""
     try:
-        return pa_parquet.read_table(path) if path.suffix == ".parquet" else pa_csv.read_csv(path)
+        table = pa_parquet.read_table(path) if path.suffix == ".parquet" else pa_csv.read_csv(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read ({first_sentence(error)}). Give a .csv or .parquet.") from error
+    twice = [name for name, times in Counter(table.column_names).items() if times > 1]
+    if twice:
+        raise InputError(f"{path} has {twice[0]} as the name of several columns. Rename them.")
+    return table
+
+
+def demand_place(to: Path) -> None:
+    """Refuse a place that cannot be written, before there is work to lose."""
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=to.parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--to {to}: nothing can be written there ({first_sentence(error)}). Choose another."
+        ) from error
 
 
 def points(table: pa.Table, collection: Collection, centres: int, path: Path) -> Tensor:
@@ -55,6 +74,8 @@ def _graph_of(table: pa.Table, collection: Collection, path: Path) -> np.ndarray
 
 def _rows(column: Any, graph: np.ndarray, collection: Collection, what: str) -> Tensor:
     """Rows by the caller's ids within graphs."""
+    if column.null_count:
+        raise InputError(f"{what}: row {column.is_null().to_pylist().index(True) + 1} has no id. Give it one.")
     try:
         ids = np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False))
     except pa.ArrowException as error:
@@ -74,27 +95,55 @@ def _rows(column: Any, graph: np.ndarray, collection: Collection, what: str) -> 
     return torch.from_numpy(out)
 
 
-def classes(table: pa.Table, path: Path) -> tuple[tuple[str, ...], Tensor]:
-    """(labels ascending, [n] number of every row's)."""
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a support."""
+
+    names: tuple[str, ...]  # ascending
+    y: Tensor  # [n] number of every row's
+    number: dict[Any, int]  # by value, and by text
+
+    def of(self, table: pa.Table, path: Path) -> Tensor:
+        """[m] numbers of a query's labels; -1 where there is none, or another.
+
+        Raises:
+            InputError: where no label is one of the support's.
+        """
+        if "label" not in table.column_names:
+            return torch.full((table.num_rows,), -1)
+        told = table["label"].to_pylist()
+        found = torch.tensor([self.number.get(v, self.number.get(str(v), -1)) for v in told])
+        said = next((v for v in told if not _empty(v)), None)
+        if said is not None and not bool((found >= 0).any()):
+            raise InputError(
+                f"{path} has labels such as {said}, and none of the support's, {', '.join(self.names[:20])}. Write them"
+                " alike, or leave the column out."
+            )
+        return found
+
+
+def _empty(label: Any) -> bool:
+    return label is None or label == "" or label != label  # the last is NaN
+
+
+def classes(table: pa.Table, path: Path) -> Labels:
+    """The labels of a support.
+
+    Raises:
+        InputError: where a row has none, or all have the same.
+    """
     if "label" not in table.column_names:
         raise InputError(f"{path} lacks label: its columns are {', '.join(table.column_names)}.")
     told = table["label"].to_pylist()
-    empty = [i for i, label in enumerate(told, start=1) if label is None or label == ""]
+    empty = [i for i, label in enumerate(told, start=1) if _empty(label)]
     if empty:
         raise InputError(f"{path}: row {empty[0]} has no label. A support point needs one.")
-    labels = sorted(set(told))
-    if len(labels) < 2:
+    values = sorted(set(told))
+    if len(values) < 2:
         raise InputError(f"{path} has one label: there is nothing to tell apart. Give two or more.")
-    number = {label: k for k, label in enumerate(labels)}
-    return tuple(map(str, labels)), torch.tensor([number[label] for label in told])
-
-
-def truth(table: pa.Table, labels: tuple[str, ...]) -> Tensor:
-    """[m] numbers of the query's labels; -1 where there is none, or another."""
-    if "label" not in table.column_names:
-        return torch.full((table.num_rows,), -1)
-    number = {label: k for k, label in enumerate(labels)}
-    return torch.tensor([number.get(str(v), -1) for v in table["label"].to_pylist()])
+    number = {value: k for k, value in enumerate(values)}
+    names = tuple(map(str, values))
+    return Labels(names, torch.tensor([number[v] for v in told]), {name: k for k, name in enumerate(names)} | number)
 
 
 def write(table: pa.Table, labels: tuple[str, ...], chance: Tensor, to: Path) -> None:
@@ -108,5 +157,4 @@ def write(table: pa.Table, labels: tuple[str, ...], chance: Tensor, to: Path) ->
         pa_csv.write_csv(table, sink)
     else:
         pa_parquet.write_table(table, sink)
-    to.parent.mkdir(parents=True, exist_ok=True)
     write_aside(to, sink.getvalue().to_pybytes())

@@ -62,7 +62,7 @@ def said(views: FewShotViews) -> list[str]:
     """What episodes are drawn from."""
     kind = "labels" if views.setup == "disjoint" else "graphs"
     counts = ", ".join(f"{len(views.parts[split])} {split}" for split in ("train", "val", "test"))
-    notes = [f"{views.setup}: {counts} {kind}; {views.ways} ways"]
+    notes = [f"{views.setup}: {counts} {kind}; {views.ways} ways", *views.notes]
     for split, pools in views.pools.items():
         notes += [f"{split}: {note}" for note in pools.notes]
     if views.graph.adj.values is not None:
@@ -87,28 +87,31 @@ def inner_steps(config: GMetaConfig, *, test: bool = False) -> int:
     return 0 if config.method == "protonet" else config.test_steps if test else config.inner_steps
 
 
-def rules(config: GMetaConfig) -> Rules:
-    """What a subgraph is."""
+def rules(config: GMetaConfig, *, hide: bool = False) -> Rules:
+    """What a subgraph is; with ``hide`` never with a pair's own edge, whatever the run's."""
     whole = config.reach == "graph"
     return Rules(
-        -1 if whole else config.hops, -1 if whole else config.cap, config.depth, config.self_loops, config.hide
+        -1 if whole else config.hops, -1 if whole else config.cap, config.depth, config.self_loops, hide or config.hide
     )
 
 
-def maker(config: GMetaConfig, views: FewShotViews, seed: int, *, adapts: bool | None = None) -> Maker:
+def maker(
+    config: GMetaConfig, views: FewShotViews, seed: int, *, adapts: bool | None = None, hide: bool = False
+) -> Maker:
     """What makes batches of points.
 
     Args:
         adapts: whether the first layer does; by default as the method has it.
+        hide: see ``rules``.
     """
     through = config.method in ("gmeta", "maml", "finetune", "no_finetune") if adapts is None else adapts
     if config.method == "tlp":
         return _bare
     usual: dict[str, Any] = {"seed": seed, "resample": config.resample}
     if config.model != "gcn":
-        return WholeSubgraphs(views.graph.adj, views.x, rules(config), **usual)
+        return WholeSubgraphs(views.graph.adj, views.x, rules(config, hide=hide), **usual)
     return Subgraphs(
-        views.graph.adj, views.x, rules(config), adapts=through, threads=torch.get_num_threads(), **usual
+        views.graph.adj, views.x, rules(config, hide=hide), adapts=through, threads=torch.get_num_threads(), **usual
     )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ class FewShotViews:
     classes: int  # of training, for what learns them all at once
     ways: int  # W
     scaler: Scaler
+    notes: tuple[str, ...] = ()
 
     @property
     def graph(self) -> Graph:
@@ -72,7 +73,12 @@ def read(config: GMetaConfig, scaler: Scaler | None = None) -> FewShotViews:
     else:
         pools, parts, classes = _disjoint(config, collection)
     x, scaler = _features(config, collection, setup, parts["train"], scaler)
-    return FewShotViews(collection, setup, x, pools, parts, classes, pools["train"].ways, scaler)
+    _demand_used(config, setup)
+    notes: tuple[str, ...] = ()
+    if collection.graph.masks and not _named(collection, setup):
+        what = "labels" if setup == "disjoint" else "graphs"
+        notes = (f"the data's own splits share {what}: which {what} train, validate and test is drawn (--fold)",)
+    return FewShotViews(collection, setup, x, pools, parts, classes, pools["train"].ways, scaler, notes)
 
 
 def known(config: GMetaConfig, state: Mapping[str, Any]) -> FewShotViews:
@@ -98,9 +104,10 @@ def _setup(config: GMetaConfig, collection: Collection) -> str:
     if setup != "links" and not labelled:
         raise InputError(f"{config.data} has no labels. Use --setup links, or give y.")
     if setup != "disjoint" and collection.num_graphs < 3:
+        other = ", or --setup disjoint" if labelled else ""
         raise InputError(
             f"--setup {setup} trains, validates and tests on different graphs, and {config.data} has"
-            f" {collection.num_graphs}. Give a folder of graphs, or --setup disjoint."
+            f" {collection.num_graphs}. Give a folder of graphs{other}."
         )
     return setup
 
@@ -127,6 +134,34 @@ def windows(count: int, val: int, test: int, fold: int, what: str) -> dict[str, 
     }
 
 
+def _apart(masks: Mapping[str, Tensor], of: Tensor) -> dict[str, tuple[int, ...]] | None:
+    """Labels or graphs by split; None where splits share one: they are of nodes, not of labels or graphs."""
+    parts = {split: tuple(k for k in of[masks[split]].unique().tolist() if k >= 0) for split in SPLITS}
+    train, val, test = (set(parts[split]) for split in SPLITS)
+    return None if train & val or train & test or val & test else parts
+
+
+def _named(collection: Collection, setup: str) -> bool:
+    """Whether the data's own splits are ones of labels, or of graphs."""
+    return _apart(collection.graph.masks, collection.graph.y if setup == "disjoint" else _owner(collection)) is not None
+
+
+def _owner(collection: Collection) -> Tensor:
+    """[N] graph of every node."""
+    return torch.repeat_interleave(torch.arange(collection.num_graphs), collection.graph.part_ptr.diff())
+
+
+def _demand_used(config: GMetaConfig, setup: str) -> None:
+    """Refuse settings that this setup has no use for."""
+    disjoint = setup == "disjoint"
+    for name in ("val_graphs", "test_graphs", "test_graph") if disjoint else ("val_labels", "test_labels"):
+        if getattr(config, name) is not None:
+            raise InputError(
+                f"--{name.replace('_', '-')} {getattr(config, name)}: --setup {setup} splits"
+                f" {'labels, not graphs' if disjoint else 'graphs, not labels'}. Leave it out."
+            )
+
+
 def declared(config: GMetaConfig, collection: Collection, of: Tensor, what: str) -> dict[str, tuple[int, ...]] | None:
     """The labels or graphs of every split as the data's own tables have them; None where they say nothing of it.
 
@@ -137,11 +172,17 @@ def declared(config: GMetaConfig, collection: Collection, of: Tensor, what: str)
         InputError: where other splits are asked for than the data have.
     """
     masks = collection.graph.masks
-    if not all(split in masks and bool(masks[split].any()) for split in SPLITS):
+    there = [split for split in SPLITS if split in masks and bool(masks[split].any())]
+    if not there:
         return None
-    parts = {split: tuple(k for k in of[masks[split]].unique().tolist() if k >= 0) for split in SPLITS}
-    train, val, test = (set(parts[split]) for split in SPLITS)
-    if train & val or train & test or val & test:  # a split of nodes, not of labels or graphs
+    if len(there) < len(SPLITS):
+        lacking = next(split for split in SPLITS if split not in there)
+        raise InputError(
+            f"{config.data} says itself which {what} are of {' and '.join(there)}, but not of {lacking}. Add those, or"
+            " take its splits away."
+        )
+    parts = _apart(masks, of)
+    if parts is None:
         return None
     asked = (config.val_labels, config.test_labels, config.val_graphs, config.test_graphs, config.test_graph)
     if config.fold or any(value is not None for value in asked):
@@ -171,8 +212,7 @@ def _disjoint(config: GMetaConfig, collection: Collection) -> tuple[dict[str, Po
 def _graphs(config: GMetaConfig, collection: Collection) -> dict[str, tuple[int, ...]]:
     """Which graphs are in which split."""
     count, names = collection.num_graphs, collection.names
-    owner = torch.repeat_interleave(torch.arange(count), collection.graph.part_ptr.diff())
-    own = declared(config, collection, owner, "graphs")
+    own = declared(config, collection, _owner(collection), "graphs")
     if own is not None:
         return own
     usual = max(1, round(count / 10))
@@ -190,7 +230,7 @@ def _graphs(config: GMetaConfig, collection: Collection) -> dict[str, tuple[int,
 def _shared(config: GMetaConfig, collection: Collection) -> tuple[dict[str, Pools], dict[str, tuple[int, ...]], int]:
     graph, parts = collection.graph, _graphs(config, collection)
     points = torch.arange(graph.num_nodes)[:, None]
-    owner = torch.repeat_interleave(torch.arange(collection.num_graphs), graph.part_ptr.diff())
+    owner = _owner(collection)
     pools = {
         split: by_group(
             points,

@@ -52,6 +52,17 @@ def test_splits_of_nodes_are_kept(tmp_path):
     assert all(torch.equal(back[name], masks[name] & (whole.graph.y >= 0)) for name in masks)
 
 
+def test_splits_of_graphs_whose_pairs_are_labelled_are_kept(tmp_path):
+    whole = some()
+    graph = replace(whole.graph, y=torch.full((whole.graph.num_nodes,), -1), num_classes=0)
+    owner = torch.arange(whole.num_graphs).repeat_interleave(graph.part_ptr.diff())
+    masks = {split: owner == g for g, split in enumerate(("train", "val", "test"))}
+    collection = split_links(replace(whole, graph=replace(graph, masks=masks)))
+    write_graphs(collection, tmp_path / "store")
+    for split, mask in load(tmp_path / "store").graph.masks.items():
+        assert torch.equal(mask, masks[split])
+
+
 def test_a_store_of_clusters_is_one_graph(tmp_path):
     graph = random_graph(60)
     store.write(graph, partition(graph, 5), tmp_path / "cut")

@@ -57,11 +57,11 @@ def test_the_meta_gradient_is_that_of_central_differences(how, lift):
             continue
         way = torch.randn(p.shape, generator=draw, dtype=torch.float64)
         values = []
-        for sign in (1, -1):
-            moved = {**params_of(net), name: (p + sign * 1e-5 * way).detach().requires_grad_()}
+        for far in (2, 1, -1, -2):
+            moved = {**params_of(net), name: (p + far * 1e-5 * way).detach().requires_grad_()}
             values.append(float(meta(moved, batch).loss_sum.detach()))
-        want = (values[0] - values[1]) / 2e-5
-        assert float((p.grad * way).sum()) == pytest.approx(want, rel=1e-7, abs=1e-8), name
+        want = (8 * (values[1] - values[2]) - (values[0] - values[3])) / (12 * 1e-5)  # to the fourth power of the step
+        assert float((p.grad * way).sum()) == pytest.approx(want, rel=1e-8, abs=1e-9), name
 
 
 class Loop:
@@ -322,6 +322,26 @@ def test_splits_of_the_authors_folder_are_kept(tmp_path):
     assert views.parts == {"train": (3, 4), "val": (1, 2), "test": (0, 5)}
     with pytest.raises(InputError, match="says itself which labels"):
         fewshot_views.read(config(data=data, setup="disjoint", ways=2, fold=1))
+    views = fewshot_views.read(config(data=str(by_graph), setup="disjoint", ways=2))
+    assert "drawn (--fold)" in views.notes[0], "a split of graphs says nothing of labels"
+    (by_graph / "val.csv").unlink()
+    with pytest.raises(InputError, match="graphs are of train and test, but not of val"):
+        fewshot_views.read(config(data=str(by_graph), setup="shared", ways=2))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"setup": "disjoint", "data": "syn-cycle", "test_graph": "a"},
+            "--test-graph a: --setup disjoint splits labels",
+        ),
+        ({"setup": "shared", "data": "syn-cycle:5", "val_labels": 2}, "--val-labels 2: --setup shared splits graphs"),
+    ],
+)
+def test_splits_that_a_setup_does_not_make_are_refused(values, words):
+    with pytest.raises(InputError, match=words):
+        fewshot_views.read(config(**values))
 
 
 def test_asked_links_are_never_message_edges():

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from graphscale import rng
 from graphscale.csr import Csr, from_entries, index_dtype
@@ -50,6 +51,15 @@ def split_links(collection: Collection, share: float = 0.3, seed: int = 0) -> Co
     said = f"links: {adj.num_entries // 2:,} edges are the support and carry messages, {asked:,} are asked"
     split = replace(graph, adj=adj, edge_attr=None, notes=(*graph.notes, said))
     return replace(collection, graph=split, pairs=pairs)
+
+
+def without(adj: Csr, pair: Tensor) -> tuple[Csr, int]:
+    """The adjacency without the entries of pairs, in both directions, and how many these were."""
+    nodes = adj.num_rows
+    low, high = pair.amin(1), pair.amax(1)
+    row, col = adj.row_of, adj.indices.long()
+    keep = ~torch.isin(torch.minimum(row, col) * nodes + torch.maximum(row, col), low * nodes + high)
+    return replace(adj.select(keep), symmetric=adj.symmetric), int((~keep).sum())
 
 
 class _Growing:

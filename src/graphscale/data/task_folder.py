@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphscale.csr import Csr
 from graphscale.data import static
+from graphscale.data.link_split import without
 from graphscale.data.union import Collection, Pairs, joined
 from graphscale.errors import InputError
 from graphscale.graph import SPLITS, Graph
@@ -139,7 +139,7 @@ def _with_pairs(whole: Collection, links: dict[tuple[str, bool], tuple[Tensor, T
     for (split, _), (rows, _) in links.items():
         for a, b in _graphs_of(graph, rows):
             masks[split][a:b] = True
-    adj, out = _without(graph.adj, pairs.pair[~pairs.support | (pairs.label == 0)])
+    adj, out = without(graph.adj, pairs.pair[~pairs.support | (pairs.label == 0)])
     notes = (f"{out:,} entries between pairs that are asked or are no links taken out of the graphs",) if out else ()
     return replace(whole, graph=replace(graph, adj=adj, masks=masks, notes=graph.notes + notes), pairs=pairs)
 
@@ -147,12 +147,3 @@ def _with_pairs(whole: Collection, links: dict[tuple[str, bool], tuple[Tensor, T
 def _graphs_of(graph: Graph, rows: Tensor) -> Iterator[tuple[int, int]]:
     for g in (torch.searchsorted(graph.part_ptr, rows[:, 0].contiguous(), right=True) - 1).unique().tolist():
         yield int(graph.part_ptr[g]), int(graph.part_ptr[g + 1])
-
-
-def _without(adj: Csr, pair: Tensor) -> tuple[Csr, int]:
-    """The adjacency without the entries of pairs, in both directions, and how many these were."""
-    nodes = adj.num_rows
-    low, high = pair.amin(1), pair.amax(1)
-    row, col = adj.row_of, adj.indices.long()
-    keep = ~torch.isin(torch.minimum(row, col) * nodes + torch.maximum(row, col), low * nodes + high)
-    return replace(adj.select(keep), symmetric=adj.symmetric), int((~keep).sum())

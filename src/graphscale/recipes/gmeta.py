@@ -50,7 +50,7 @@ class GMetaConfig(TrainConfig):
     method: Literal["gmeta", "anil", "protonet", "maml", "finetune", "no_finetune", "knn", "tlp"] = "gmeta"
     """gmeta, or what it is compared with: see docs/gmeta.md."""
     variant: Literal["house", "author"] = "house"
-    """author sets order, prototypes, space, fixed, resample and hide as the released code has them."""
+    """author sets order, prototypes, space, fixed, resample and hide as released, whatever else they are by default."""
     scaling: Literal["none", "standard", "row"] = "none"
     """Features: as they are, standardised on the training graphs (for new labels: on all), or rows that sum to 1."""
     model: str = "gcn"
@@ -76,7 +76,7 @@ class GMetaConfig(TrainConfig):
     test_graphs: int | None = None
     """Graphs of the test; likewise."""
     test_graph: str | None = None
-    """Name of the one graph of the test, in place of --fold and --test-graphs."""
+    """Name of the one graph of the test, in place of --test-graphs; --fold then moves validation."""
     support_share: float = 0.3
     """Share of a graph's edges that are its message graph and support; the others are asked."""
     features: Literal["auto", "own", "degree"] = "auto"
@@ -137,6 +137,9 @@ class GMetaConfig(TrainConfig):
              "eval_tasks", "neighbours", "val_labels", "test_labels", "val_graphs", "test_graphs"),
             lambda v: v > 0, "must be above 0",
         )  # fmt: skip
+        self.demand(("cap",), lambda v: v < 1 << 31, "must be below 2^31: more than a graph has is as good as all")
+        if self.test_graph is not None and self.test_graphs is not None:
+            raise InputError("--test-graph names the graph of the test, --test-graphs counts them. Leave one out.")
         self.demand(("fold", "inner_steps", "test_steps"), lambda v: v >= 0, "cannot be negative")
         self.demand(("ways",), lambda v: v > 1, "must be above 1: one class foretells nothing")
         self.demand(("support_share",), lambda v: 0 < v < 1, "must lie in (0, 1)")

@@ -32,6 +32,8 @@ def read(path: Path, *, split: int = 0) -> Graph:
     if not 0 <= split < splits:
         raise InputError(f"split {split} asked, but {path} holds {splits}. Choose --split 0..{splits - 1}.")
     labelled = arrays["y"] >= 0 if arrays["y"].dim() == 1 else torch.ones(manifest["nodes"], dtype=torch.bool)
+    if not bool(labelled.any()):  # splits of graphs whose pairs are labelled
+        labelled = torch.ones_like(labelled)
     x: Tensor | Csr | None = arrays.get("x")
     if "x_indptr" in arrays:
         x = Csr(arrays["x_indptr"], arrays["x_indices"], arrays["x_values"], manifest["features"])
