@@ -192,6 +192,20 @@ def _speed_of(name: str) -> list[list[str]]:
     return lines
 
 
+def work(ledger: Ledger, seeds: int, run: bool) -> Table:
+    """What a step on wiki computes: 3 ways, 3 shots, 24 queries, 2 hops, 2 layers."""
+    config: Any = configure("gmeta", data="wiki", preset="none", scaling="standard", tasks=32)
+    views = gmeta.read(config)
+    batch: Any = next(iter(gmeta.build(config, views, 0).batches.epoch(0)))
+    sides = (batch.support, batch.query)
+    whole, kept = (sum(int(n) for n in of) for of in ([s.size.sum() for s in sides], [s.lift.shape[0] for s in sides]))
+    columns = statistics.fmean(gram.shape[1] for gram in batch.query.gram)
+    lines = [["rows of a layer", f"{whole:,}", f"{kept:,}", f"{whole / kept:.1f}"]]
+    features = views.x.shape[1]
+    lines.append(["columns in the inner loop", f"{features:,}", f"{columns:.0f}", f"{features / columns:.0f}"])
+    return ["", "of whole subgraphs with their features", "here", "times less"], lines
+
+
 def memory(ledger: Ledger, seeds: int, run: bool) -> Table:
     """Peak anonymous memory of ten steps by inner steps, on wiki, a process each: first order, then second."""
     lines = []
@@ -256,7 +270,7 @@ def _own(*what: str) -> list[str]:
 
 
 TABLES: dict[str, Callable[[Ledger, int, bool], Table]] = {
-    "synthetic": synthetic, "real": real, "speed": speed, "memory": memory, "store": store,
+    "synthetic": synthetic, "real": real, "speed": speed, "work": work, "memory": memory, "store": store,
 }  # fmt: skip
 
 

@@ -216,7 +216,7 @@ def test_an_asked_pairs_own_edge_says_nothing(settings, tmp_path):
     ends = torch.cat([ends, ends + 20], 1)  # the support lies apart, since it may see the edge
     x = torch.randn(40, 32, generator=draw).numpy()
     (tmp_path / "s.csv").write_text("node,other,label\n22,23,a\n24,25,a\n26,27,b\n28,29,b\n")
-    (tmp_path / "q.csv").write_text("node,other\n0,1\n")
+    (tmp_path / "q.csv").write_text("node,other\n0,1\n1,0\n")
     for name, more in (("without", ends[:, :0]), ("with", torch.tensor([[0], [1]]))):
         both = torch.cat([ends, more], 1)
         np.savez(tmp_path / f"{name}.npz", edge_index=torch.cat([both, both.flip(0)], 1).numpy(), num_nodes=40, x=x)
@@ -224,3 +224,4 @@ def test_an_asked_pairs_own_edge_says_nothing(settings, tmp_path):
         assert adapt(tmp_path / "run", *tables_, "--data", str(tmp_path / f"{name}.npz")) == 0
     a, b = (pa_parquet.read_table(tmp_path / f"{name}.parquet") for name in ("without", "with"))
     assert a["p_a"].equals(b["p_a"])
+    assert a["p_a"][0] == a["p_a"][1], "either order is the same pair"

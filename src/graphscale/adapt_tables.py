@@ -58,7 +58,8 @@ def points(table: pa.Table, collection: Collection, centres: int, path: Path) ->
     if not table.num_rows:
         raise InputError(f"{path} has no row.")
     graph = _graph_of(table, collection, path)
-    return torch.stack([_rows(table[name], graph, collection, f"{name} of {path}") for name in wanted[:centres]], 1)
+    ends = [_rows(table[name], graph, collection, f"{name} of {path}") for name in wanted[:centres]]
+    return torch.stack(ends, 1).sort(1).values  # the lower row first, as in training
 
 
 def _graph_of(table: pa.Table, collection: Collection, path: Path) -> np.ndarray:
