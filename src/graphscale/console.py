@@ -16,7 +16,7 @@ from graphscale.loop import Record
 from graphscale.metrics import LOWER_IS_BETTER
 from graphscale.profile.report import STAGE_HEAD, floor_line, stage_rows
 from graphscale.profile.summary import Summary
-from graphscale.run import Run
+from graphscale.run import SCORED, Run
 
 # Without a terminal: so many lines a run, and one at least every so many seconds.
 _LINES, _EVERY = 10, 5.0
@@ -169,10 +169,11 @@ def _settings(params: Mapping[str, Any]) -> str:
 def scores_table(result: Mapping[str, Any]) -> Table:
     """Percent on screens: a row a metric, a column a split, deviations where there are several runs."""
     mean, std = result.get("mean", result), result.get("std")
-    table = Table("metric", "validation", "test")
+    splits = [split for split in SCORED if split in mean]
+    table = Table("metric", *({"val": "validation"}.get(split, split.replace("_", " ")) for split in splits))
     for name in mean["test"]:
         cells = []
-        for split in ("val", "test"):
+        for split in splits:
             cell = _shown(name, mean[split][name])
             if std is not None:
                 cell += f" ± {_shown(name, std[split][name]).removesuffix(' %')}"

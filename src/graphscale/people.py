@@ -39,6 +39,9 @@ class Users:
             InputError: where a column or a label is missing.
         """
         found = self._encoder(records, label="needed")
+        y = found.words[:, 0].view(np.float32)
+        if self._scores.clicks and not bool(((y == 0) | (y == 1)).all()):
+            raise InputError("labels of a run on clicks are 0 or 1, and others were observed.")
         for name in dict.fromkeys(found.task.tolist()):
             self._seen.setdefault(name, []).append(found.words[found.task == name])
 
@@ -56,7 +59,12 @@ class Users:
         task = np.repeat(np.array(known, dtype=object), [len(some) for some in words])
         width = self._encoder.tasks.layout.words
         whole = np.concatenate([np.empty((0, width), dtype=np.int32), *words])
-        return foretold(self._scores, self._decoder, Encoded(whole, task, np.ones(len(task), dtype=bool)), query)
+        return foretold(
+            self._scores,
+            self._decoder,
+            Encoded(whole, task, np.ones(len(task), dtype=bool), np.zeros(len(task), dtype=np.int64)),
+            query,
+        )
 
     def forget(self, task: str) -> None:
         """Drop what was observed of a task."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pa_parquet
@@ -18,7 +20,7 @@ from torch import Tensor
 from graphscale.batches.task_decoder import EMBEDDING, Decoder
 from graphscale.data import task_logs, task_sorting
 from graphscale.data.task_logs import Columns
-from graphscale.errors import InputError
+from graphscale.errors import InputError, first_sentence
 from graphscale.rating_runs import decoder_of, restored
 from graphscale.rating_scores import TaskScores
 from graphscale.store.folder import TASKS, manifest_of
@@ -35,6 +37,7 @@ class Encoded(NamedTuple):
     words: np.ndarray  # [n, W]
     task: np.ndarray  # [n] names
     labelled: np.ndarray  # [n] bool
+    moment: np.ndarray  # [n] int64: ascending in time; 0 where the log says nothing of it
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Encoder:
         """Words of a log: a file, or columns by name.
 
         Raises:
-            InputError: where it lacks a column, or a record lacks its task.
+            InputError: where it lacks a column, or a record lacks its task; a column has other types than the store's.
         """
         with TemporaryDirectory(prefix="graphscale-log-") as work:
             con = task_logs.connected(Path(work))
@@ -82,6 +85,11 @@ class Encoder:
                     con.register("given", table)
                     source, rows = "given", table.num_rows
                 return self._encoded(con, source, rows, label)
+            except (duckdb.Error, pa.ArrowException) as error:
+                raise InputError(
+                    f"the records cannot be read ({first_sentence(error)}). Give the columns and types that the store"
+                    " was prepared of."
+                ) from error
             finally:
                 con.close()
 
@@ -89,20 +97,35 @@ class Encoder:
         columns = self.columns
         names = [columns.task, *columns.dense, *(name for name, _ in (*columns.sparse, *columns.bags))]
         task_logs.demand_columns(con, source, names if label == "none" else [*names, columns.label])
-        task_sorting.copied(con, source, columns, label=label)
+        there = {row[0] for row in con.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
+        timed = columns.time if columns.time in there else None
+        task_sorting.copied(con, source, replace(columns, time=timed), label=label)
         for i, table in enumerate(columns.tables):
             if table in self.values:
                 task_sorting.known(con, i, self.values[table])
-        found = con.execute("SELECT task, label IS NOT NULL FROM logs ORDER BY rowid").fetchall()
-        if rows is not None and len(found) != rows:
+        moment = "0" if timed is None else "dense_rank() OVER (ORDER BY moment)"
+        found = con.execute(f"SELECT task, label IS NOT NULL, {moment} FROM logs ORDER BY rowid").fetchall()
+        if rows is None:
+            ((rows,),) = con.execute(f"SELECT count(*) FROM {source}").fetchall()
+        if len(found) != rows:
             raise InputError(
                 f"{rows - len(found)} records lack {columns.task} or {columns.label}. Give every record both."
             )
         blocks = list(task_sorting.encoded(con, columns, self.tasks.layout, self.values, "logs.rowid"))
         words = np.concatenate(blocks) if blocks else np.empty((0, self.tasks.layout.words), dtype=np.int32)
-        return Encoded(
-            words, np.array([t for t, _ in found], dtype=object), np.array([b for _, b in found], dtype=bool)
-        )
+        self._say_unknown(words)
+        task = np.array([row[0] for row in found], dtype=object)
+        labelled = np.array([row[1] for row in found], dtype=bool)
+        return Encoded(words, task, labelled, np.array([row[2] for row in found], dtype=np.int64))
+
+    def _say_unknown(self, words: np.ndarray) -> None:
+        """Warn of columns without a value that training had, as of another type: all their records look alike."""
+        layout = self.tasks.layout
+        for k, (name, table) in enumerate(self.columns.sparse):
+            if table in self.values and len(words) and not (words[:, 1 + len(layout.dense) + k] > 0).any():
+                warnings.warn(
+                    f"no value of {name} is one that training had, such as {self.values[table][0]}", stacklevel=2
+                )
 
 
 def foretold(scores: TaskScores, decoder: Decoder, support: Encoded, query: Encoded) -> Tensor:
@@ -117,7 +140,8 @@ def foretold(scores: TaskScores, decoder: Decoder, support: Encoded, query: Enco
     _, task = np.unique(names.astype(str), return_inverse=True)
     asks = np.r_[np.ones(len(query.task), dtype=bool), np.zeros(len(support.task), dtype=bool)]
     there = np.isin(task, task[asks])  # tasks without a query need not adapt
-    order = np.lexsort((np.arange(len(task)), asks, task))
+    moment = np.concatenate([query.moment, support.moment])
+    order = np.lexsort((np.arange(len(task)), moment, asks, task))
     order = order[there[order]]
     words = np.concatenate([query.words, support.words])[order]
     sizes, queries = (np.bincount(task[order], weights).astype(np.int64) for weights in (None, asks[order]))
@@ -166,6 +190,8 @@ def adapted_predictions(
     Raises:
         InputError: where a log cannot be used, or nothing is asked.
     """
+    if to.suffix != ".parquet":
+        raise InputError(f"--to {to}: scores of records are written as .parquet.")
     scores, decoder, encoder = ready(config, state)
     there = encoder(support, label="optional")
     shown, asked = picked(there, there.labelled), picked(there, ~there.labelled)

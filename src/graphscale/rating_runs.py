@@ -51,6 +51,14 @@ def read(config: GMetaDLRMConfig) -> RatingViews:
         InputError: where there are no such tasks, or the labels are not those of the loss.
     """
     tasks = _tasks(config)
+    for part in ("val", "test"):
+        first, end = tasks.parts.get(part, (0, 0))
+        if first == end:
+            raise InputError(
+                f"{config.data} has no task in {part}, so nothing can be scored. Prepare it with --{part}."
+            )
+    if config.bottom and not tasks.layout.dense:
+        raise InputError(f"--bottom {config.bottom} is of dense numbers, and {config.data} has none. Leave it out.")
     mean = tasks.mean_label()
     if config.loss == "bce":
         _demand_clicks(tasks)

@@ -17,6 +17,8 @@ from graphscale.world import World
 
 Scores = Mapping[str, Mapping[str, float]]  # split -> metric -> fraction
 
+SCORED = ("val", "test", "new_items", "new_both")  # splits that may be scored, in the order of screens
+
 
 @dataclass(frozen=True)
 class Run:

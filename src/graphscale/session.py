@@ -21,7 +21,7 @@ from graphscale.places import place_of, stored
 from graphscale.profile.clock import OFF
 from graphscale.profiling import Profiler
 from graphscale.progress import Progress
-from graphscale.run import Run, check, device_name, device_peak_mb
+from graphscale.run import SCORED, Run, check, device_name, device_peak_mb
 from graphscale.saving import Saving
 from graphscale.settings import demand_applied, recipe_of
 from graphscale.world import World, joined, launched
@@ -193,8 +193,7 @@ class _Session:
             "data": self.config.data,
             "config": {**plain(self.config), "seed": seed, "seeds": 1},
             "monitor": run.monitor,
-            "val": dict(log.best["val"]),
-            "test": dict(log.best["test"]),
+            **{split: dict(log.best[split]) for split in SCORED if split in log.best},
             "final": {split: dict(scores) for split, scores in log.final.items()},
             "best_epoch": log.best_epoch,
             **(
@@ -232,7 +231,7 @@ def _together(results: list[dict[str, Any]], config: TrainConfig, read_seconds: 
 def _spread(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and sample standard deviation over runs, by split and metric; NaN where a run's score is."""
     spread: dict[str, Any] = {"mean": {}, "std": {}}
-    for split in ("val", "test"):
+    for split in (split for split in SCORED if split in results[0]):
         table = {name: [r[split][name] for r in results] for name in results[0][split]}
         columns = {name: torch.tensor(values, dtype=torch.float64) for name, values in table.items()}
         spread["mean"][split] = {name: float(column.mean()) for name, column in columns.items()}

@@ -8,14 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import duckdb
 import numpy as np
 
 from graphscale import probe, store
 from graphscale.data import task_logs, task_sorting
 from graphscale.data.task_logs import MOVIELENS, Columns
 from graphscale.data.task_sorting import Cut as Cut
-from graphscale.errors import InputError
-from graphscale.store.tasks import read_tasks, text, write_tasks
+from graphscale.errors import InputError, first_sentence
+from graphscale.store.tasks import read_tasks, text, text_of, write_tasks
 from graphscale.tasks import Tasks
 
 
@@ -74,15 +75,26 @@ def prepare_tasks(
         InputError: where the log, its columns or the place cannot be used.
     """
     cut = cut or Cut()
+    if cut.by == "time" and columns.time is None:
+        raise InputError("--by time needs the column of times. Name it with --time, or choose --by random.")
+    cut = replace(cut, by="random" if columns.time is None or cut.by == "random" else "time")
     if to.exists() and not (overwrite and store.is_store(to)):
         raise InputError(f"{to} is in use. Give another --to, or --overwrite to replace a store.")
     _demand_sound(columns, cut)
     log = task_logs.source(source)
     to.parent.mkdir(parents=True, exist_ok=True)
+    for name, value in (("memory-mb", memory_mb), ("threads", threads)):
+        if value is not None and value < 1:
+            raise InputError(f"--{name} {value}: 1 or more is needed.")
     with TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.log.") as work:
         con = task_logs.connected(Path(work), memory_mb=memory_mb, threads=threads)
         try:
             _prepare(con, log, str(source), to, columns, cut, overwrite=overwrite)
+        except duckdb.Error as error:
+            raise InputError(
+                f"{source} cannot be prepared ({first_sentence(error)}). Check the types of its columns, --new-items,"
+                " --item and --memory-mb."
+            ) from error
         finally:
             con.close()
     return read_tasks(to)
@@ -97,20 +109,21 @@ def _prepare(con: Any, log: str, source: str, to: Path, columns: Columns, cut: C
         *(n for n, _ in (*columns.sparse, *columns.bags)),
     ]
     task_logs.demand_columns(con, log, [name for name in named if name is not None])
-    task_sorting.copied(con, log, columns, cut)
+    task_sorting.copied(con, log, columns if cut.by == "time" else replace(columns, time=None), cut)
     sizes, parts = task_sorting.ranked(con, cut)
     values = task_sorting.numbered(con, columns, cut)
     layout = task_sorting.layout_of(con, columns, values)
-    inside = "moment" if cut.by == "time" and columns.time else f"md5('{cut.seed}:record:' || logs.rowid::VARCHAR)"
+    inside = "moment" if cut.by == "time" else f"md5('{cut.seed}:record:' || logs.rowid::VARCHAR)"
     blocks = task_sorting.encoded(
         con, columns, layout, values, f"rank, {inside}, logs.rowid", "JOIN ranks USING (task, fresh)"
     )
-    names = [row[0] for row in con.execute("SELECT task FROM ranks ORDER BY rank").fetchall()]
+    names = text_of(con.sql("SELECT task FROM ranks ORDER BY rank").to_arrow_reader(1 << 17))
     notes = [f"{name}: {end - first:,} tasks" for name, (first, end) in parts.items()]
+    notes.append("queries: a task's last records" if cut.by == "time" else "queries: drawn from a task's records")
     # Fetched before: the connection has one result at a time, and the records' is open from here on.
     write_tasks(
         to, layout, _counted(blocks, int(sizes.sum())), np.r_[0, np.cumsum(sizes)],
-        sizes - task_sorting.asked(sizes, cut.query), parts, names=text(names),
+        sizes - task_sorting.asked(sizes, cut.query), parts, names=names,
         values={table: text(content) for table, content in values.items()}, columns=columns.plain(),
         made={"source": source, "cut": asdict(cut), "versions": probe.versions()}, notes=notes, overwrite=overwrite,
     )  # fmt: skip
@@ -133,8 +146,24 @@ def _demand_sound(columns: Columns, cut: Cut) -> None:
         raise InputError("a column is named twice among --dense, --sparse and --bags. Name each once.")
     if not (cut.val >= 0 and cut.test >= 0 and cut.val + cut.test < 1):
         raise InputError(f"--val {cut.val} and --test {cut.test} leave no task to train on. Lower one.")
-    if cut.query <= 0 or cut.least < 2:
+    if not cut.query < 1 and not float(cut.query).is_integer():
+        raise InputError(f"--query {cut.query}: a whole number of records, or a share below 1.")
+    if columns.bag_size < 1:
+        raise InputError(f"--bag-size {columns.bag_size}: 1 or more are needed.")
+    if cut.new_items is not None and _is_number(cut.new_items) and not 0 < float(cut.new_items) < 1:
+        raise InputError(f"--new-items {cut.new_items}: a share lies between 0 and 1.")
+    if not cut.query > 0 or cut.least < 2:
         raise InputError("a task needs a record to adapt to and one to be judged on: --query above 0, --least from 2.")
     for table, rows in columns.hashed.items():
-        if rows < 2 or table not in columns.tables:
-            raise InputError(f"--hashed {table}={rows}: a table that a column names is needed, of 2 rows or more.")
+        if not 2 <= rows < 1 << 31 or table not in columns.tables:
+            raise InputError(
+                f"--hashed {table}={rows}: a table that a column names is needed, of 2 rows or more, fewer than 2^31."
+            )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -111,7 +111,7 @@ def prepare_tasks(
     hashed: str = "",
     separator: str = "|",
     bag_size: int = 16,
-    by: Literal["time", "random"] = "time",
+    by: Literal["auto", "time", "random"] = "auto",
     query: float = 10,
     least: int = 13,
     most: int | None = None,
@@ -139,7 +139,7 @@ def prepare_tasks(
         hashed: tables whose ids are hashes, with their rows: user=1000000,item=100000. Others have a vocabulary.
         separator: of the values in bags that are text.
         bag_size: most values of a bag that are kept.
-        by: a task's last samples in time are its queries, or any.
+        by: a task's last samples in time are its queries, or any; auto: in time where --time is given.
         query: queries of a task; below 1 a share of its samples.
         least: samples a task needs to be kept.
         most: samples above which it is left out.

@@ -15,7 +15,7 @@ from graphscale import cli, store
 from graphscale.data.task_logs import Columns
 from graphscale.data.task_sorting import Cut
 from graphscale.errors import InputError
-from graphscale.store.tasks import names_of, read_tasks, strings, text, values_of
+from graphscale.store.tasks import names_of, read_tasks, strings, text, text_of, values_of
 from graphscale.task_preparing import prepare_tasks
 
 COLUMNS = Columns(
@@ -142,9 +142,53 @@ def test_movielens(tmp_path, kind):
     assert made.labels(0, 14).tolist() == [2.0] * 7 + [3.0] * 7, "in the order of time"
 
 
+def test_what_is_no_number_counts_as_missing(tmp_path):
+    """Labels that are NaN are none, dense numbers that are not finite are 0, an empty place of a bag is row 0."""
+    columns = log(200)
+    clicked, price = columns["clicked"].astype(np.float64), columns["price"].copy()
+    clicked[7], price[3], price[5] = np.nan, np.nan, np.inf
+    tags = [[None, "g1"] if i == 0 else some for i, some in enumerate(columns["tags"])]
+    whole = {**columns, "clicked": clicked, "price": price, "tags": tags}
+    pa_parquet.write_table(pa.table(whole), tmp_path / "log.parquet")
+    named = Columns(**{**COLUMNS.__dict__, "hashed": {"tags": 5}})
+    made = prepare_tasks(tmp_path / "log.parquet", tmp_path / "s", named, Cut(query=1, least=2, val=0, test=0))
+    assert made.num_records == 199
+    floats = made.records[:, :2].contiguous().view(torch.float32)
+    assert bool(floats.isfinite().all()) and int((floats[:, 1] == 0).sum()) == 2
+    assert int(made.records.min()) == -1, "an empty slot"
+
+
+def test_without_times_queries_are_drawn_and_it_is_said(tmp_path):
+    pa_parquet.write_table(pa.table(log(200)), tmp_path / "log.parquet")
+    for time, said in (("t", "a task's last records"), (None, "drawn from a task's records")):
+        columns = Columns("user", "clicked", time, sparse=(("item", "item"),))
+        made = prepare_tasks(tmp_path / "log.parquet", tmp_path / f"{time}", columns, Cut(query=1, least=2))
+        assert any(said in note for note in made.notes)
+    times = pa.table({**log(200), "t": pa.array([None, *range(199)])})
+    pa_parquet.write_table(times, tmp_path / "gap.parquet")
+    columns = Columns("user", "clicked", "t", sparse=(("item", "item"),))
+    with pytest.raises(InputError, match="1 records have no time in t"):
+        prepare_tasks(tmp_path / "gap.parquet", tmp_path / "gap", columns)
+
+
+def test_whole_numbers_are_the_same_ids_as_floats(tmp_path):
+    """A column of whole numbers with gaps often comes as floats."""
+    columns = log(200)
+    pa_parquet.write_table(pa.table(columns), tmp_path / "ints.parquet")
+    pa_parquet.write_table(pa.table({**columns, "item": columns["item"].astype(float)}), tmp_path / "floats.parquet")
+    cut = Cut(query=1, least=2)
+    a, b = (prepare_tasks(tmp_path / f"{k}.parquet", tmp_path / k, COLUMNS, cut) for k in ("ints", "floats"))
+    assert torch.equal(a.records, b.records) and values_of(tmp_path / "ints", "item") == values_of(
+        tmp_path / "floats", "item"
+    )
+
+
 def test_strings_come_back():
     for values in ([], ["a", "", "é", "日本"], [""]):
         assert strings(*text(values)) == values
+        whole = pa.record_batch({"v": pa.array(["before", *values], pa.string())})
+        assert strings(*text_of([whole.slice(1), whole.slice(1)])) == values * 2
+        assert strings(*text_of([])) == []
 
 
 def test_what_cannot_be_prepared_is_refused(tmp_path, capsys):
@@ -159,6 +203,16 @@ def test_what_cannot_be_prepared_is_refused(tmp_path, capsys):
         ([*named, "--hashed", "item=x"], "no table=rows"),
         ([*named, "--hashed", "other=10"], "a table that a column names"),
         ([*named, "--new-items", "0.1"], "needs --item"),
+        ([*named, "--new-items", "2", "--item", "item"], "a share lies between 0 and 1"),
+        ([*named, "--new-items", "garb("], "cannot be prepared"),
+        ([*named, "--label", "city"], "cannot be prepared"),
+        ([*named, "--by", "time"], "--by time needs the column of times"),
+        ([*named, "--time", "city"], "no order in time"),
+        ([*named, "--query", "2.7"], "a whole number of records"),
+        ([*named, "--query", "nan"], "a whole number of records"),
+        ([*named, "--bag-size", "0"], "--bag-size 0"),
+        ([*named, "--threads", "0"], "--threads 0"),
+        ([*named, "--hashed", "item=3000000000"], "fewer than 2^31"),
         (["prepare-tasks", str(tmp_path / "no.parquet"), *named[2:]], "there is no file"),
         (["prepare-tasks", str(tmp_path), "--to", "x"], "neither u.data"),
     ):

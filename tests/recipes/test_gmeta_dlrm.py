@@ -174,6 +174,62 @@ def test_people_are_observed_and_scored_as_evaluation_scores_them(tmp_path, run)
     assert stranger[0] == pytest.approx(float(stranger[1])), "who was not observed is scored by the common weights"
     with pytest.raises(InputError, match="no column hour"):
         people.score({"user": ["x"], "item": [1], "tags": [[]]})
+    one = {"user": ["x"], "item": [1], "tags": [["a"]], "hour": [0.5]}
+    with pytest.raises(InputError, match="cannot be read"):
+        people.score({**one, "hour": ["noon"]})
+    with pytest.raises(InputError, match="1 records lack user or stars"):
+        people.observe({**one, "stars": [float("nan")]})
+    with pytest.warns(UserWarning, match="no value of item is one that training had"):
+        people.score({**one, "item": ["007"]})
+
+
+def test_rows_of_a_log_with_a_gap_are_not_renumbered(tmp_path, run):
+    place, log, _ = run
+    state, config = folder.best(place / "checkpoints" / "best.pt"), replace(TINY, data=str(tmp_path / "store"))
+    config = replace(config, model="wide_deep", adapt="all", inner_lr=0.1)
+    gap = {**log, "user": [None, *log["user"][1:]]}
+    pa_parquet.write_table(pa.table(gap), tmp_path / "gap.parquet")
+    with pytest.raises(InputError, match="1 records lack user"):
+        adapted_predictions(config, state, tmp_path / "gap.parquet", None, tmp_path / "out.parquet")
+    with pytest.raises(InputError, match=r"written as \.parquet"):
+        adapted_predictions(config, state, tmp_path / "gap.parquet", None, tmp_path / "out.csv")
+
+
+def test_shots_of_a_log_are_its_latest_records_in_time(tmp_path):
+    draw = np.random.default_rng(0)
+    log = {"user": [f"u{k}" for k in draw.integers(20, size=600)], "stars": draw.integers(1, 6, size=600),
+           "item": draw.integers(30, size=600), "t": draw.permutation(600)}  # fmt: skip
+    pa_parquet.write_table(pa.table(log), tmp_path / "log.parquet")
+    columns = Columns("user", "stars", "t", sparse=(("item", "item"),))
+    prepare_tasks(tmp_path / "log.parquet", tmp_path / "store", columns, Cut(query=3, least=6))
+    special = {"data": str(tmp_path / "store"), "model": "wide_deep", "adapt": "all", "inner_lr": 0.1, "shots": 2}
+    trained(tmp_path / "run", **special)
+    state, config = folder.best(tmp_path / "run" / "checkpoints" / "best.pt"), replace(TINY, **special)
+    pa_parquet.write_table(pa.table({"user": ["u3"] * 5, "item": range(5)}), tmp_path / "asked.parquet")
+    rows = [i for i in range(600) if log["user"][i] == "u3"]
+    found = []
+    for name, order in (("up", rows), ("down", sorted(rows, key=lambda i: -log["t"][i]))):
+        pa_parquet.write_table(
+            pa.table({k: [v[i] for i in order] for k, v in log.items()}), tmp_path / f"{name}.parquet"
+        )
+        files = (tmp_path / f"{name}.parquet", tmp_path / "asked.parquet", tmp_path / f"{name}-out.parquet")
+        adapted_predictions(config, state, *files)
+        found.append(pa_parquet.read_table(files[2])["score"].to_pylist())
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_a_store_that_nothing_can_be_scored_on_is_refused(tmp_path):
+    draw = np.random.default_rng(0)
+    log = {
+        "user": draw.integers(9, size=200),
+        "stars": draw.integers(1, 6, size=200),
+        "item": draw.integers(30, size=200),
+    }
+    pa_parquet.write_table(pa.table(log), tmp_path / "log.parquet")
+    columns = Columns("user", "stars", sparse=(("item", "item"),))
+    prepare_tasks(tmp_path / "log.parquet", tmp_path / "store", columns, Cut(query=3, least=6))  # a tenth of 9 is none
+    with pytest.raises(InputError, match="has no task in val"):
+        trained(tmp_path / "run", data=str(tmp_path / "store"))
 
 
 def test_exported_rows_lie_in_the_order_of_ids(tmp_path):

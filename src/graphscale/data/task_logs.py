@@ -6,6 +6,7 @@ DuckDB sorts and joins out of core: what it holds stays under a limit, the rest 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ class Columns:
 
     Args:
         task: whose samples belong together.
-        time: in whose order records of a task lie; None leaves them in the log's.
+        time: in whose order records of a task lie; without it their order is drawn.
         dense: numbers.
         sparse: (column, table) of one value each; a table may serve several columns.
         bags: (column, table) of several values: lists, or text with ``separator`` between them.
@@ -84,7 +85,9 @@ def connected(work: Path, *, memory_mb: int | None = None, threads: int | None =
         settings["memory_limit"] = f"{memory_mb}MB"
     if threads is not None:
         settings["threads"] = threads
-    return duckdb.connect(str(work / "work.duckdb"), config=settings)
+    con = duckdb.connect(str(work / "work.duckdb"), config=settings)
+    con.execute(f"SET enable_progress_bar = {str(sys.stderr.isatty()).lower()}")  # by itself it draws into files too
+    return con
 
 
 def quoted(name: str) -> str:

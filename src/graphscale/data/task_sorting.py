@@ -28,7 +28,7 @@ class Cut:
     """How samples become support and query, and tasks become parts.
 
     Args:
-        by: the last records of a task in time are its queries, or any.
+        by: the last records of a task in time are its queries, or any; ``auto``: in time where times are named.
         query: how many; below 1 a share of the task's.
         least, most: records of a task; others are left out.
         val, test: shares of the tasks.
@@ -37,7 +37,7 @@ class Cut:
         min_count: records of training that a value needs for a number of its own.
     """
 
-    by: Literal["time", "random"] = "time"
+    by: Literal["auto", "time", "random"] = "auto"
     query: float = 10
     least: int = 13
     most: int | None = None
@@ -53,32 +53,57 @@ def copied(con: Any, log: str, columns: Columns, cut: Cut | None = None, *, labe
     """Make ``logs``: task, label, moment, d0.., s0.., b0.. (lists of text), fresh.
 
     Args:
+        columns: whose times are those of the log, or None.
         label: records without one are left out, or kept without, or the log has no such column.
+
+    Raises:
+        InputError: where times are text, or a record has none.
     """
-    labelled, task = quoted(columns.label), quoted(columns.task)
-    timed = cut is not None and columns.time is not None
+    kinds = {row[0]: row[1] for row in con.execute(f"DESCRIBE SELECT * FROM {log}").fetchall()}
+    if columns.time is not None:
+        _demand_times(con, log, columns.time, kinds[columns.time])
+    task = _text(quoted(columns.task), kinds[columns.task])
+    labelled = "NULL" if label == "none" else _number(columns.label)
     picked = [
-        f"{task}::VARCHAR AS task",
-        f"{'NULL' if label == 'none' else labelled}::FLOAT AS label",
-        f"{quoted(str(columns.time)) if timed else 'NULL'} AS moment",
-        *(f"coalesce({quoted(name)}::FLOAT, 0) AS d{i}" for i, name in enumerate(columns.dense)),
-        *(f"{quoted(name)}::VARCHAR AS s{i}" for i, (name, _) in enumerate(columns.sparse)),
-        *(f"{_list(con, log, name, columns)} AS b{i}" for i, (name, _) in enumerate(columns.bags)),
+        f"{task} AS task",
+        f"{labelled}::FLOAT AS label",
+        f"{'NULL' if columns.time is None else quoted(columns.time)} AS moment",
+        *(f"coalesce({_number(name)}, 0) AS d{i}" for i, name in enumerate(columns.dense)),
+        *(f"{_text(quoted(name), kinds[name])} AS s{i}" for i, (name, _) in enumerate(columns.sparse)),
+        *(f"{_list(quoted(name), kinds[name], columns)} AS b{i}" for i, (name, _) in enumerate(columns.bags)),
         f"{_fresh(cut) if cut else 'false'} AS fresh",
     ]
-    where = f"WHERE {task} IS NOT NULL" + (f" AND {labelled} IS NOT NULL" if label == "needed" else "")
+    where = f"WHERE {quoted(columns.task)} IS NOT NULL" + (f" AND {labelled} IS NOT NULL" if label == "needed" else "")
     con.execute(f"CREATE OR REPLACE TABLE logs AS SELECT {', '.join(picked)} FROM {log} {where}")
 
 
-def _list(con: Any, log: str, name: str, columns: Columns) -> str:
-    kind = con.execute(f"SELECT typeof({quoted(name)}) FROM {log} LIMIT 1").fetchone()
-    listed = kind is None or kind[0].endswith("]")
-    column = quoted(name)
-    whole = (
-        f"{column}::VARCHAR[]"
-        if listed
-        else f"string_split(nullif({column}::VARCHAR, ''), {literal(columns.separator)})"
-    )
+def _number(name: str) -> str:
+    """A column as a number, NULL where it is none or not finite."""
+    value = f"{quoted(name)}::FLOAT"
+    return f"(CASE WHEN isfinite({value}) THEN {value} END)"
+
+
+def _text(value: str, kind: str) -> str:
+    """A value as text: whole numbers alike whatever their type, since those with gaps often come as floats."""
+    if kind not in ("DOUBLE", "FLOAT"):
+        return f"{value}::VARCHAR"
+    whole = f"isfinite({value}) AND {value} = floor({value}) AND abs({value}) < 9e15"
+    return f"(CASE WHEN isnan({value}) THEN NULL WHEN {whole} THEN {value}::BIGINT::VARCHAR ELSE {value}::VARCHAR END)"
+
+
+def _demand_times(con: Any, log: str, name: str, kind: str) -> None:
+    if kind.startswith(("VARCHAR", "BLOB", "BOOLEAN")) or kind.endswith("]"):
+        raise InputError(f"times in {name} are {kind}, which has no order in time. Write numbers, dates or timestamps.")
+    ((without,),) = con.execute(f"SELECT count(*) FROM {log} WHERE {quoted(name)} IS NULL").fetchall()
+    if without:
+        raise InputError(f"{without:,} records have no time in {name}. Give them one, or leave out --time.")
+
+
+def _list(column: str, kind: str, columns: Columns) -> str:
+    if kind.endswith("]"):
+        whole = f"[{_text('x', kind[: kind.rindex('[')])} FOR x IN {column}]"
+    else:
+        whole = f"string_split(nullif({column}::VARCHAR, ''), {literal(columns.separator)})"
     return f"list_slice({whole}, 1, {columns.bag_size})"
 
 
@@ -131,7 +156,7 @@ def ranked(con: Any, cut: Cut) -> tuple[np.ndarray, dict[str, tuple[int, int]]]:
     ends = np.searchsorted(codes, np.arange(len(PARTS) + 1)).tolist()
     parts = {name: (ends[i], ends[i + 1]) for i, name in enumerate(PARTS) if i < 3 or ends[i] < ends[i + 1]}
     if parts["train"][0] == parts["train"][1]:
-        (there,) = con.execute("SELECT count(DISTINCT task) FROM logs").fetchone()
+        ((there,),) = con.execute("SELECT count(DISTINCT task) FROM logs").fetchall()
         raise InputError(
             f"no task is left to train on: of {there} tasks"
             f" none has {cut.least} records or more{f' and {cut.most} or fewer' if cut.most else ''}. Lower --least."
@@ -176,7 +201,7 @@ def known(con: Any, i: int, values: list[str]) -> None:
 def layout_of(con: Any, columns: Columns, values: Mapping[str, list[str]]) -> Layout:
     """The layout of a log: bags are as wide as the log's longest."""
     widths = [
-        max(2, con.execute(f"SELECT coalesce(max(len(b{i})), 0) FROM logs").fetchone()[0])
+        max(2, con.execute(f"SELECT coalesce(max(len(b{i})), 0) FROM logs").fetchall()[0][0])
         for i in range(len(columns.bags))
     ]
     fields = [Field(name, table) for name, table in columns.sparse]
@@ -199,7 +224,7 @@ def encoded(
     picked, joins = ["coalesce(label, 0) AS label", *(f"d{i}" for i in range(len(columns.dense)))], [joined]
     for k, (_, table) in enumerate(columns.sparse):
         if table in columns.hashed:
-            picked.append(f"coalesce({_hashed(f's{k}', columns.hashed[table])}, 0) AS i{k}")
+            picked.append(f"{_hashed(f's{k}', columns.hashed[table])} AS i{k}")
         else:
             joins.append(f"LEFT JOIN values_{number[table]} AS v{k} ON s{k} = v{k}.value")
             picked.append(f"coalesce(v{k}.id, 0) AS i{k}")
@@ -213,7 +238,7 @@ def encoded(
 
 
 def _hashed(text: str, rows: int) -> str:
-    return f"(md5_number_lower({text}) % {rows - 1} + 1)::INTEGER"
+    return f"coalesce((md5_number_lower({text}) % {rows - 1} + 1)::INTEGER, 0)"
 
 
 def _words(block: Any, columns: Columns, layout: Layout, sets: Mapping[str, Any]) -> np.ndarray:

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from graphscale.kernels.pairs import pair_products
 from graphscale.nn.affine import Tape, affine
 from graphscale.step import Params
 from graphscale.tasks import Layout
@@ -71,8 +72,6 @@ class RatingNet(nn.Module):
         self.top = _layers(widths)
         self.decision = tuple(f"top.{i}." for i in range(len(self.top)))
         self.head = self.decision[-1]
-        vectors = fields + bool(len(self.bottom))
-        self.pairs = torch.tril_indices(vectors, vectors, -1) if shape.kind == "dlrm" else torch.empty(2, 0)
         with torch.no_grad():
             last = self.top[-1]
             assert isinstance(last, nn.Linear)
@@ -115,10 +114,7 @@ class RatingNet(nn.Module):
                 x = torch.relu(affine(params, f"bottom.{i}", x, tape))
             vectors = torch.cat([x[..., None, :], vectors], dim=-2)
         tasks, n, count, dim = vectors.shape
-        flat = vectors.reshape(tasks * n, count, dim)
-        products = torch.bmm(flat, flat.transpose(1, 2))
-        low, high = self.pairs.to(vectors.device)
-        pairs = products.flatten(1).index_select(1, low * count + high).view(tasks, n, -1)
+        pairs = pair_products(vectors.reshape(tasks * n, count, dim)).view(tasks, n, -1)
         # Without dense numbers the first vector would be left out of all but its products.
         first = vectors[..., 0, :] if len(self.bottom) else vectors.flatten(2)
         return torch.cat([first, pairs], dim=-1)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from graphscale.errors import InputError
 from graphscale.store.folder import MANIFEST, TASKS, created, manifest_of, sealed
@@ -32,6 +33,20 @@ def text(values: Iterable[str]) -> Text:
     parts = [value.encode() for value in values]
     joined = np.frombuffer(b"".join(parts), dtype=np.uint8)
     return joined, np.cumsum([len(part) for part in parts], dtype=np.int64)
+
+
+def text_of(batches: Iterable[pa.RecordBatch]) -> Text:
+    """The strings of the first column of Arrow's batches, none of which becomes one of Python's."""
+    content, length = [np.empty(0, dtype=np.uint8)], [np.empty(0, dtype=np.int64)]
+    for batch in batches:
+        column = batch.column(0).cast(pa.large_string())
+        _, ends, joined = column.buffers()
+        if len(column):
+            at = np.frombuffer(ends, dtype=np.int64)[column.offset : column.offset + len(column) + 1]
+            length.append(np.diff(at))
+            if joined is not None:
+                content.append(np.frombuffer(joined, dtype=np.uint8)[at[0] : at[-1]].copy())
+    return np.concatenate(content), np.cumsum(np.concatenate(length))
 
 
 def strings(content: np.ndarray, end: np.ndarray) -> list[str]:
