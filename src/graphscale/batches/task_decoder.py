@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from graphscale.errors import InputError
-from graphscale.kernels.task_loops import MOST, ascending, by_task, places, renumbered, shuffled, unpacked
+from graphscale.kernels.sorting import ascending
+from graphscale.kernels.task_loops import MOST, by_task, places, renumbered, shuffled, unpacked
 from graphscale.tasks import Tasks
 
 EMBEDDING = "embedding"  # the table's name

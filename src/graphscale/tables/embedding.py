@@ -28,6 +28,7 @@ from torch import Tensor
 from graphscale import rng, scratch
 from graphscale.errors import InputError
 from graphscale.kernels import row_loops
+from graphscale.kernels.sorting import ascending
 from graphscale.kernels.threads import looped
 from graphscale.world import World
 
@@ -248,7 +249,7 @@ class Embedding:
         if not ids.numel():
             return
         began = time.perf_counter()
-        ids, values = _united(ids - self.first, values)
+        ids, values = _united(ids - self.first, values, self.rows.shape[0])
         how = self.descent
         step: tuple[Any, ...] = (ids, values, how.lr, how.decay)
         if how.kind == "sgd":
@@ -262,11 +263,11 @@ class Embedding:
         self.traffic.update += time.perf_counter() - began
 
 
-def _united(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def _united(ids: Tensor, values: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     """Ascending distinct ids, and the sums of their values in the order of ranks."""
     if ids.numel() < 2 or bool((ids.diff() > 0).all()):
         return ids, values.contiguous()
-    order = ids.argsort(stable=True)
+    order = torch.from_numpy(ascending(ids.numpy(), num_rows - 1)).long()
     ids = ids[order]
     first = torch.ones(ids.numel(), dtype=torch.bool)
     first[1:] = ids[1:] != ids[:-1]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphscale.kernels.task_loops import ascending
+from graphscale.kernels.sorting import ascending
 
 
 @pytest.mark.parametrize("top", [0, 1, 4095, 4096, 10**7, 2**39])
