@@ -251,14 +251,15 @@ class Embedding:
         began = time.perf_counter()
         ids, values = _united(ids - self.first, values, self.rows.shape[0])
         how = self.descent
-        step: tuple[Any, ...] = (ids, values, how.lr, how.decay)
+        kind = self.rows.numpy().dtype.type
+        step: tuple[Any, ...] = (ids, values, kind(how.lr), kind(how.decay))
         if how.kind == "sgd":
             looped(row_loops.sgd, self.rows, *step)
         elif how.kind == "adagrad":
-            looped(row_loops.adagrad, self.rows, self.kept["squares"], *step, how.eps)
+            looped(row_loops.adagrad, self.rows, self.kept["squares"], *step, kind(how.eps))
         else:
             b1, b2 = how.betas
-            bias = (b1, b2, 1 - b1**self.steps, 1 - b2**self.steps, how.eps)
+            bias = map(kind, (b1, b2, 1 - b1**self.steps, 1 - b2**self.steps, how.eps))
             looped(row_loops.adam, self.rows, self.kept["mean"], self.kept["square"], *step, *bias)
         self.traffic.update += time.perf_counter() - began
 
