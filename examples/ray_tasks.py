@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from graphscale.data.task_logs import Columns
 from graphscale.store.tasks import text, write_tasks
 from graphscale.tasks import Field, Layout, words
 
 TABLES = {"item": 100_000, "city": 1_000}
 LAYOUT = Layout((), tuple(Field(name, name) for name in TABLES), TABLES)
+COLUMNS = Columns("user", "clicked", "t", sparse=tuple((name, name) for name in TABLES), hashed=TABLES)
 QUERY, LEAST = 10, 13
 
 
@@ -47,7 +49,10 @@ def main(log: str, to: str) -> None:
     ends = (len(sizes) - 2 * held, len(sizes) - held, len(sizes))
     parts = {"train": (0, ends[0]), "val": (ends[0], ends[1]), "test": (ends[1], ends[2])}
     blocks = (row["words"].reshape(-1, LAYOUT.words) for row in users.iter_rows())
-    write_tasks(Path(to), LAYOUT, blocks, np.r_[0, np.cumsum(sizes)], sizes - QUERY, parts, names=text(names))
+    write_tasks(
+        Path(to), LAYOUT, blocks, np.r_[0, np.cumsum(sizes)], sizes - QUERY, parts, names=text(names),
+        columns=COLUMNS.plain(),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
