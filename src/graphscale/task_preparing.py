@@ -150,7 +150,7 @@ def _demand_sound(columns: Columns, cut: Cut) -> None:
         raise InputError(f"--query {cut.query}: a whole number of records, or a share below 1.")
     if columns.bag_size < 1:
         raise InputError(f"--bag-size {columns.bag_size}: 1 or more are needed.")
-    if cut.new_items is not None and _is_number(cut.new_items) and not 0 < float(cut.new_items) < 1:
+    if cut.new_share is not None and not 0 < cut.new_share < 1:
         raise InputError(f"--new-items {cut.new_items}: a share lies between 0 and 1.")
     if not cut.query > 0 or cut.least < 2:
         raise InputError("a task needs a record to adapt to and one to be judged on: --query above 0, --least from 2.")
@@ -159,11 +159,3 @@ def _demand_sound(columns: Columns, cut: Cut) -> None:
             raise InputError(
                 f"--hashed {table}={rows}: a table that a column names is needed, of 2 rows or more, fewer than 2^31."
             )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -48,6 +48,14 @@ class Cut:
     min_count: int = 1
     seed: int = 0
 
+    @property
+    def new_share(self) -> float | None:
+        """``new_items`` where it is a share; None where it is a condition, or nothing."""
+        try:
+            return None if self.new_items is None else float(self.new_items)
+        except ValueError:
+            return None
+
 
 def copied(con: Any, log: str, columns: Columns, cut: Cut | None = None, *, label: Label = "needed") -> None:
     """Make ``logs``: task, label, moment, d0.., s0.., b0.. (lists of text), fresh.
@@ -111,13 +119,11 @@ def _fresh(cut: Cut) -> str:
     """Whether a sample's item is one that training does not see."""
     if cut.new_items is None:
         return "false"
-    try:
-        share = float(cut.new_items)
-    except ValueError:
+    if cut.new_share is None:
         return f"coalesce(({cut.new_items}), false)"
     if cut.item is None:
         raise InputError("--new-items as a share needs --item, the column of items. Give it, or a condition in SQL.")
-    return f"{_draw(f'{quoted(cut.item)}::VARCHAR', cut.seed, 'item')} < {share} * 1e6"
+    return f"{_draw(f'{quoted(cut.item)}::VARCHAR', cut.seed, 'item')} < {cut.new_share} * 1e6"
 
 
 def _draw(text: str, seed: int, what: str) -> str:
