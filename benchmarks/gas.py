@@ -4,7 +4,7 @@
 
 The peers are written as PyGAS writes its models (histories after the activation, weights of the whole graph),
 in stock PyG, on the same batches; making batches is in everybody's time. On a GPU the peer's histories lie there,
-ours with the host. Writes benchmarks/results/gas_DATE.md
+ours with the host and there, and everybody's next batch travels beside the step. Writes benchmarks/results/gas_DATE.md
 (of a whole study) and ends with a JSON line.
 """
 
@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from torch_geometric.nn import GAT, GCN, GATConv, GCNConv
 
 from graphscale import configure, heap, probe
-from graphscale.batches.ahead import ahead, announced
+from graphscale.batches.aboard import aboard
+from graphscale.batches.ahead import announced
 from graphscale.batches.cluster import ClusterBatches
 from graphscale.data.synthetic import planted
 from graphscale.data.transform import Scaler, Views
@@ -51,6 +52,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "gat": {"model": "gat", "hidden": 64, "heads": 4, "layers": 3},
 }
 
+BF16, THERE = {"precision": "bf16", "history_dtype": "bfloat16"}, {"histories": "device"}
+
 
 def composed(graph: Graph, **settings: Any) -> Run:
     """The recipe's run on a graph that is in cluster order already."""
@@ -65,9 +68,9 @@ def composed(graph: Graph, **settings: Any) -> Run:
 def epoch(run: Run) -> float:
     """One epoch as the loop makes it; the mean loss."""
     total, count = 0.0, 0
-    batches = announced(ahead(run.batches.epoch(0), run.prefetch), lambda b: prefetch(run.tables, b.needs))
-    for step, batch in enumerate(batches):
-        loss, held = train_step(run, batch.to(run.device), step)
+    batches = aboard(run.batches.epoch(0), run.device, run.prefetch)
+    for step, batch in enumerate(announced(batches, lambda b: prefetch(run.tables, b.needs))):
+        loss, held = train_step(run, batch, step)
         total, count = total + loss, count + held
     return total / count
 
@@ -130,8 +133,7 @@ def peer_epoch(graph: Graph, kind: str, view: str) -> Callable[[], float]:
 
     def run() -> float:
         total, count = 0.0, 0
-        for batch in ahead(batches.epoch(0), 2):
-            batch = batch.to(torch.device(DEVICE))
+        for batch in aboard(batches.epoch(0), torch.device(DEVICE), 2):
             optimiser.zero_grad()
             loss = F.cross_entropy(model(batch)[batch.mask], batch.y[batch.mask])
             loss.backward()
@@ -182,9 +184,10 @@ def epochs(work: Path, repeats: int) -> Table:
     }  # as in a process that only runs PyG
     heap.keep_freed()  # as in ours, for the peers too
     for kind, theirs in peers.items():
-        runs = {name: composed(graph, **MODELS[kind], **special) for name, special in (
-            ("ours", {}), ("ours, bf16", {"precision": "bf16", "history_dtype": "bfloat16"}),
-        )}  # fmt: skip
+        ways: dict[str, dict[str, Any]] = {"ours": {}, "ours, bf16": BF16}
+        if DEVICE == "cuda":
+            ways |= {"ours, histories there": THERE, "ours, histories there, bf16": {**THERE, **BF16}}
+        runs = {name: composed(graph, **MODELS[kind], **special) for name, special in ways.items()}
         works = {**{name: lambda run=run: epoch(run) for name, run in runs.items()}, **theirs}
         first[kind] |= {name: works[name]() for name in runs}
         seconds = in_turn(works, repeats, slow=("histories on edge_index",), device=DEVICE)

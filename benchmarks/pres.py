@@ -1,6 +1,7 @@
 """Streams: speed beside PyG's TGN, link prediction of every model, and PRES at four times the batch.
 
     GRAPHSCALE_DATA=... python benchmarks/pres.py [--work DIR] [--only TABLE ...] [--seeds S] [--threads T]
+                                                  [--device cuda]
 
 What a run gave is a line of benchmarks/results/pres_runs.jsonl and is not made again, so a study that stopped goes on
 where it stopped, on another machine too. Writes
@@ -26,6 +27,7 @@ from study import Ledger, machine
 from torch import Tensor
 
 from graphscale import configure, heap, probe
+from graphscale.batches.aboard import aboard
 from graphscale.batches.ahead import ahead
 from graphscale.batches.negatives import Negatives
 from graphscale.data.planted_stream import planted_stream
@@ -38,6 +40,7 @@ from graphscale.stream_scores import LINKS, LinkScores
 RESULTS = Path(__file__).parent / "results"
 Table = tuple[list[str], list[list[str]]]
 STREAMS = ("wikipedia_edges", "collegemsg", "ml-100k", "enron")
+DEVICE = "cpu"
 WIDTH, NEIGHBOURS, SIZES = 100, 10, (200, 1000, 4000)
 
 
@@ -478,15 +481,16 @@ def epochs(work: Path, seeds: int) -> Table:
 
 def _epoch(settings: dict[str, Any]) -> float:
     settings = {name: value for name, value in settings.items() if name != "threads"}
-    run = pres.build(*(lambda config: (config, pres.read(config), 0))(configure("pres", **settings)))
+    config = configure("pres", **settings, device=DEVICE)
+    run = pres.build(config, pres.read(config), 0)
     assert run.begins is not None
     run.model.train()
     took = []
     for epoch in range(3):
         run.begins()
         began = time.perf_counter()
-        for step, batch in enumerate(ahead(run.batches.epoch(epoch), run.prefetch)):
-            train_step(run, batch, step)
+        for step, batch in enumerate(aboard(run.batches.epoch(epoch), run.device, run.prefetch)):
+            train_step(run, batch.to(run.device), step)
         took.append(time.perf_counter() - began)
     return min(took[1:])
 
@@ -503,8 +507,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(TABLES), default=list(TABLES)[:-1])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of the table epochs")
     parser.add_argument("--stretch", nargs=4, help=argparse.SUPPRESS)  # a row of ``long``, in a process of its own
     asked = parser.parse_args()
+    global DEVICE
+    DEVICE = asked.device
     if asked.stretch:
         *size, memory = asked.stretch
         print(json.dumps(stretch(asked.work, *map(int, size), memory, asked.threads)))

@@ -230,7 +230,7 @@ def test_what_a_model_leaves_unused_is_said():
 
 def test_histories_on_disk_and_in_half_precision():
     data = to_pyg(load_graph("planted:300"))
-    histories = with_history(GCN(data.num_features, 16, 2, 8), data, 4, disk=True, dtype=torch.bfloat16)
+    histories = with_history(GCN(data.num_features, 16, 2, 8), data, 4, histories="disk", dtype=torch.bfloat16)
     histories.model.train()
     for batch in histories.epoch(0):
         histories(batch)

@@ -24,6 +24,8 @@ from graphscale.nodes import demand_pairs
 from graphscale.partitioning import Method, partition
 from graphscale.step import Apply
 from graphscale.tables.history import History
+from graphscale.tables.resident import Place, Resident
+from graphscale.tables.resident import histories as placed
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Histories:
     model: nn.Module
     graph: Graph  # in the caller's order
     batches: ClusterBatches
-    table: History
+    table: History | Resident
     feed: Feed
     apply: Apply
 
@@ -100,7 +102,7 @@ class Histories:
 
 def with_history(
     model: nn.Module, data: Any, num_parts: int, parts_per_batch: int = 1, *, method: Method = "metis", seed: int = 0,
-    disk: bool = False, dtype: torch.dtype = torch.float32, accelerate: bool = True,
+    histories: Place = "ram", dtype: torch.dtype = torch.float32, accelerate: bool = True,
 ) -> Histories:  # fmt: skip
     """A stock PyG model, unedited, on batches of clusters that keep every edge (GNNAutoScale, ICML 2021).
 
@@ -112,7 +114,7 @@ def with_history(
         parts_per_batch: q, clusters united in a batch.
         method: ``metis``, ``stream`` or ``random``.
         seed: of the clusters and of their order.
-        disk: histories lie in a nameless file, which may be larger than memory.
+        histories: they lie in memory; in a nameless file (disk), which may be larger; or on the model's device.
         dtype: of histories.
         accelerate: make the model's layers fast. One that drops edges while it trains needs them as they are.
 
@@ -126,7 +128,7 @@ def with_history(
     widths, filled = attach(model, feed, graph)
     cut = partition(graph, num_parts, method=method, seed=seed).apply(graph)
     device = next(model.parameters()).device
-    table = History(graph.num_nodes, sum(widths[:-1]), dtype=dtype, disk=disk, device=device)
+    table = placed(histories, graph.num_nodes, sum(widths[:-1]), dtype=dtype, device=device)
     batches = ClusterBatches(cut, parts_per_batch, seed=seed, halo=[TABLE], filled=filled)
     demand_pairs(model, batches.smallest)
     return Histories(model, graph, batches, table, feed, attached(model, feed, widths))

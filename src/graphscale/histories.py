@@ -18,6 +18,7 @@ from graphscale.nn.exact import outputs
 from graphscale.nn.history import columns
 from graphscale.nn.stock import Feed, toy
 from graphscale.tables.history import History
+from graphscale.tables.resident import Resident
 from graphscale.world import World
 
 
@@ -33,7 +34,7 @@ class Histories:
     """
 
     def __init__(
-        self, model: nn.Module, feed: Feed, graph: Graph, table: History, widths: Sequence[int], *,
+        self, model: nn.Module, feed: Feed, graph: Graph, table: History | Resident, widths: Sequence[int], *,
         device: torch.device, world: World, refresh: bool = False, sample: int = 0, seed: int = 0,
         bounded: bool = True,
     ) -> None:  # fmt: skip

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from graphscale import scratch
 from graphscale.batch import Batch
-from graphscale.batches.ahead import ahead, announced
+from graphscale.batches.aboard import aboard
+from graphscale.batches.ahead import announced
 from graphscale.errors import DivergenceError
 from graphscale.metrics import better
 from graphscale.profile.clock import OFF, Clock
@@ -210,7 +211,7 @@ def _steps(run: Run, log: Log, epoch: int, on_step: Callable[[Log], Any] | None,
     run.model.train()
     clock.begins(epoch + 1)
     began = time.perf_counter()
-    batches = ahead(clock.made(run.batches.epoch(epoch, log.batches)), run.prefetch)
+    batches = aboard(clock.made(run.batches.epoch(epoch, log.batches)), run.device, run.prefetch)
     if run.tables and run.prefetch:
         batches = announced(batches, lambda batch: prefetch(run.tables, batch.needs))
     for batch in clock.waited(batches):

@@ -35,6 +35,15 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "GAS, PNA": ("gas", {**PARTS, "model": "pna"}),
     "GAS, APPNP": ("gas", {**PARTS, "model": "appnp"}),
     "GAS, GCNII, disk": ("gas", {**PARTS, "model": "gcnii", "layers": 4, "histories": "disk"}),
+    "GAS, GCN, histories there": ("gas", {**PARTS, "model": "gcn", "layers": 3, "histories": "device"}),
+    "LMC, histories there": (
+        "gas",
+        {**PARTS, "model": "gcn", "layers": 3, "histories": "device", "compensation": "lmc"},
+    ),
+    "GAS, refreshed, histories there": (
+        "gas",
+        {**PARTS, "model": "sage", "refresh": "epoch", "histories": "device"},
+    ),
     "GAS, refreshed": ("gas", {**PARTS, "model": "sage", "refresh": "epoch"}),
     "LMC": ("gas", {**PARTS, "model": "gcn", "layers": 3, "compensation": "lmc"}),
     "GIST": ("gist", {**NODES, "num_subnets": 2, "every": 2}),
@@ -60,7 +69,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(name, tmp_path):
     assert there == pytest.approx(here, rel=2e-3)
 
 
-@pytest.mark.parametrize("histories", ["ram", "disk"])
+@pytest.mark.parametrize("histories", ["ram", "disk", "device"])
 def test_rows_that_travel_beside_the_step_are_those_that_it_would_have_read(histories, tmp_path):
     settings = {**PARTS, "model": "gcn", "layers": 3, "epochs": 6, "histories": histories, "device": "cuda"}
     beside, before = (losses("gas", settings, tmp_path / str(n), prefetch=n) for n in (3, 0))

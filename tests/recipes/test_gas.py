@@ -107,13 +107,16 @@ def test_scores_with_and_without_the_shared_pass_agree(tmp_path):
     assert shared["test"] == pytest.approx(alone["test"])
 
 
-@pytest.mark.parametrize("settings", [{"compensation": "lmc"}, {"compensation": "lmc", "beta": 1.0, "score": "sine"}])
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    [({"compensation": "lmc"}, "disk"), ({"compensation": "lmc", "beta": 1.0, "score": "sine"}, "device")],
+)
 @pytest.mark.parametrize("model", ["gcn", "sage", "appnp", "gcnii"])
-def test_compensated_training(tmp_path, model, settings):
+def test_compensated_training(tmp_path, model, settings, place):
     result = trained(tmp_path / "run", epochs=20, lr=0.02, dropout=0.0, model=model, **settings)
     assert result["test"]["accuracy"] > 0.6
-    trained(tmp_path / "cut", epochs=12, lr=0.02, dropout=0.0, model=model, histories="disk", **settings)
-    again = {"epochs": 20, "lr": 0.02, "dropout": 0.0, "model": model, "histories": "disk", "resume": True, **settings}
+    trained(tmp_path / "cut", epochs=12, lr=0.02, dropout=0.0, model=model, histories=place, **settings)
+    again = {"epochs": 20, "lr": 0.02, "dropout": 0.0, "model": model, "histories": place, "resume": True, **settings}
     session.train("gas", configure("gas", **{**SETTINGS, "out": tmp_path / "cut", **again}))
     assert story(tmp_path / "run") == story(tmp_path / "cut")
 

@@ -51,8 +51,8 @@ class GASConfig(NodeConfig):
     """q: clusters a batch, drawn without replacement."""
     partitioner: Literal["metis", "stream", "random"] = "metis"
     """METIS; label propagation in memory proportional to nodes; or random parts as the control."""
-    histories: Literal["ram", "disk"] = "ram"
-    """Where histories lie; on disk they may be larger than memory."""
+    histories: Literal["ram", "disk", "device"] = "ram"
+    """Where histories lie: on disk they may be larger than memory; on the GPU, where they fit, none of them travels."""
     history_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """How histories are stored."""
     compensation: Literal["none", "lmc"] = "none"
@@ -120,6 +120,8 @@ SEARCH = {"lr": "1e-3..3e-2:log", "hidden": "64,128,256", "dropout": "0..0.6:0.1
 
 def build(config: GASConfig, views: Views, seed: int) -> Run:
     """The composed run of one seed."""
+    from functools import partial
+
     import torch
 
     from graphscale import nodes
@@ -131,7 +133,7 @@ def build(config: GASConfig, views: Views, seed: int) -> Run:
     from graphscale.nn.lipschitz import Noise
     from graphscale.objectives.node import node_loss
     from graphscale.run import device_of
-    from graphscale.tables.history import History
+    from graphscale.tables.resident import histories
     from graphscale.world import World
 
     world, device = World.current(), device_of(config.device)
@@ -149,10 +151,10 @@ def build(config: GASConfig, views: Views, seed: int) -> Run:
         apply = with_history(model, feed, widths, bf16=bf16, noise=noise)
         widths = widths[:-1]
 
-    def rows(width: int) -> History:
-        dtype, disk = getattr(torch, config.history_dtype), config.histories == "disk"
-        return History(graph.num_nodes, width, dtype=dtype, disk=disk, world=world, device=device)
-
+    rows = partial(
+        histories, config.histories, graph.num_nodes,
+        dtype=getattr(torch, config.history_dtype), device=device, world=world,
+    )  # fmt: skip
     table = rows(sum(widths))
     tables = {TABLE: table, **({GRADIENTS: rows(sum(widths[:-1]))} if lmc else {})}
     ends = Histories(

@@ -82,11 +82,8 @@ class History:
     def write(self, ids: Tensor, values: Tensor, time: Tensor | None = None) -> None:
         """Overwrite rows ``ids`` by ``values``; ``time`` has no meaning here and is ignored."""
         ids, values = ids.cpu(), values.detach().to(self.rows.dtype).cpu()
-        if self.rows.dtype == torch.float16 and not bool(values.isfinite().all()):
-            raise InputError(
-                "a row is no number in float16, which ends at 65,504. Keep histories in bfloat16 (--history-dtype), or"
-                " lower --lr if training diverges."
-            )
+        if self.rows.dtype == torch.float16:
+            demand_finite(values)
         if self.world.size > 1:
             order, counts = self._by_owner(ids)
             ids, values = ids[order], values[order]
@@ -199,6 +196,19 @@ class History:
     def _meter(self, own: Tensor) -> None:
         self.ages[0] += float(self.writes * own.numel() - int(self.written.index_select(0, own).sum(dtype=torch.int64)))
         self.ages[1] += own.numel()
+
+
+def demand_finite(values: Tensor) -> None:
+    """Refuse rows that float16 cannot hold.
+
+    Raises:
+        InputError: what to do.
+    """
+    if not bool(values.isfinite().all()):
+        raise InputError(
+            "a row is no number in float16, which ends at 65,504. Keep histories in bfloat16 (--history-dtype), or"
+            " lower --lr if training diverges."
+        )
 
 
 def _last_of_each(ids: Tensor) -> tuple[Tensor, Tensor]:
