@@ -1,11 +1,9 @@
-"""Streams: speed beside PyG's TGN, link prediction of every model, and PRES at four times the batch.
+"""Streams: speed beside PyG's TGN, an epoch at four times the batch with and without PRES, a long stream.
 
-    GRAPHSCALE_DATA=... python benchmarks/pres.py [--work DIR] [--only TABLE ...] [--seeds S] [--threads T]
-                                                  [--device cuda]
+    GRAPHSCALE_DATA=... python benchmarks/pres.py [--work DIR] [--only TABLE ...] [--threads T] [--device cuda]
 
-What a run gave is a line of benchmarks/results/pres_runs.jsonl and is not made again, so a study that stopped goes on
-where it stopped, on another machine too. Writes
-benchmarks/results/pres_DATE.md of the tables that were asked for and ends with a JSON line.
+Writes benchmarks/results/pres_TABLES_DATE.md of the tables that were asked for and ends with a JSON line. What they
+foretell is in ``pres_accuracy.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -23,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from study import Ledger, machine
+from study import machine
 from torch import Tensor
 
 from graphscale import configure, heap, probe
@@ -34,12 +31,11 @@ from graphscale.data.planted_stream import planted_stream
 from graphscale.loop import train_step
 from graphscale.recipes import pres
 from graphscale.store.stream import write_stream
-from graphscale.stream_baselines import EdgeBank, PopTrack, baseline
 from graphscale.stream_scores import LINKS, LinkScores
 
 RESULTS = Path(__file__).parent / "results"
 Table = tuple[list[str], list[list[str]]]
-STREAMS = ("wikipedia_edges", "collegemsg", "ml-100k", "enron")
+STREAMS = ("wikipedia_edges", "collegemsg", "ml-100k")
 DEVICE = "cpu"
 WIDTH, NEIGHBOURS, SIZES = 100, 10, (200, 1000, 4000)
 
@@ -171,22 +167,6 @@ class PyGTGN:
         return found
 
 
-def peer_scores(work: Path, data: str, seed: int) -> dict[str, Any]:
-    """PyG's modules by the protocol of ``links``: the epochs, the rate and the choice by validation AP."""
-    file = work / f"{data}-PyG-{seed}.json"
-    if not file.is_file():
-        torch.manual_seed(seed)
-        model = PyGTGN(200, data=data, new=USUAL["new"], lr=USUAL["lr"])
-        found = []
-        for epoch in range(USUAL["epochs"]):
-            model.epoch()
-            if (epoch + 1) % USUAL["eval_every"] == 0:
-                found.append(model.scores())
-        file.write_text(json.dumps(max(found, key=lambda scores: scores["val"]["ap"])))
-    best: dict[str, Any] = json.loads(file.read_text())
-    return best
-
-
 def peer(size: int) -> float:
     """Events a second of PyG's modules."""
     model = PyGTGN(size)
@@ -239,7 +219,7 @@ def sampler(events_a_batch: int) -> tuple[float, float, float]:
     return 1e6 * fast, *(1e6 * s for s in slow)
 
 
-def speed(work: Path, seeds: int) -> Table:
+def speed(work: Path) -> Table:
     """Training on wikipedia_edges: one-layer TGN, width 100, 10 neighbours; events a second, best of three."""
     lines = []
     for size in SIZES:
@@ -267,7 +247,7 @@ def speed(work: Path, seeds: int) -> Table:
 LONG, SHORT = (50_000_000, 4_200_000, 800_000), (500_000, 42_000, 8_000)
 
 
-def long(work: Path, seeds: int) -> Table:
+def long(work: Path) -> Table:
     """A generated stream of 50 M events and 5 M nodes from its store, TGN with the correction, batches of 1,000.
 
     Of an epoch 200,000 events at its beginning and 200,000 at its end, where nodes have all their history; each row is
@@ -308,170 +288,19 @@ def stretch(work: Path, events: int, users: int, items: int, memory: str, thread
     return [f"{opened:.0f}", *(f"{rate:,.0f}" for rate in rates), f"{peak.peak_mb or 0:,.0f}"]
 
 
-MODELS: dict[str, dict[str, Any]] = {
-    "TGN": {"model": "tgn"}, "JODIE": {"model": "jodie"}, "APAN": {"model": "apan"}, "TGAT": {"model": "tgat"},
-}  # fmt: skip
-USUAL: dict[str, Any] = {
-    "preset": "none", "epochs": 10, "eval_every": 2, "patience": 10_000, "lr": 1e-3, "new": 0.1, "threads": 1,
-}  # fmt: skip
+PRES = {"gamma": "learn", "beta": 0.1}
 
 
-def links(work: Path, seeds: int) -> Table:
-    """Link prediction: batches of 200, ten epochs, test scores at the best validation AP; 10 % of nodes new."""
-    lines = []
-    for data in STREAMS:
-        for name, settings in MODELS.items():
-            values = {"data": data, **USUAL, **settings}
-            found = [_made(work, f"{data}-{name}", {**values, "seed": seed}) for seed in range(seeds)]
-            lines.append([data, name, *(_spread([r["test"][m] for r in found]) for m in _SHOWN)])
-            print(lines[-1], flush=True)
-        if data == "wikipedia_edges":
-            peers = [peer_scores(work, data, seed) for seed in range(seeds)]
-            lines.append([data, "TGN, PyG's modules", *(_spread([r["test"][m] for r in peers]) for m in _SHOWN)])
-            print(lines[-1], flush=True)
-        config = configure("pres", data=data, **{k: v for k, v in USUAL.items() if k != "threads"})
-        views = pres.read(config)
-        drawn = Negatives.of(views.events, "random", config.ranked, seed=0, train_end=views.val, exclude=True)
-        for name, method in (("EdgeBank", EdgeBank()), ("PopTrack", PopTrack())):
-            test = baseline(method, views.events, views.splits, drawn, views.known)["test"]
-            lines.append([data, name, *(f"{100 * test[m]:.2f}" for m in _SHOWN)])
-            print(lines[-1], flush=True)
-    return ["stream", "model", *_SHOWN], lines
-
-
-_SHOWN = ("ap", "auc", "mrr", "hits@10", "ap_new", "auc_new", "mrr_new")
-
-
-def _spread(values: list[float]) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{100 * statistics.fmean(values):.2f} ± {100 * deviation:.2f}"
-
-
-# (name, times the batch, settings): b, 4 b plain, its controls, and PRES with its parts.
-PRES, HALF = {"gamma": "learn", "beta": 0.1}, {"gamma": "0.5"}
-WAYS: list[tuple[str, int, dict[str, Any]]] = [
-    ("plain, b", 1, {}),
-    ("plain, 4 b", 4, {}),
-    ("PRES, 4 b", 4, PRES),
-    ("gamma 0.5, 4 b", 4, HALF),
-    ("prediction only, 4 b", 4, {"gamma": "learn"}),
-    ("penalty only, 4 b", 4, {"beta": 0.1}),
-    ("plain, 4 b, as many steps", 4, {"epochs": 40, "eval_every": 8}),
-]
-# What the paper leaves open, with TGN alone: the weight, the form, the components, the rate.
-OPEN: list[tuple[str, int, dict[str, Any]]] = [
-    ("gamma 0.5, b", 1, HALF),
-    ("gamma 0.2, 4 b", 4, {"gamma": "0.2"}),
-    ("PRES, 4 b, gamma 0.5", 4, {**HALF, "beta": 0.1}),
-    ("gamma 0.5, 4 b, two components", 4, {**HALF, "components": 2}),
-    ("PRES, 4 b, by rate", 4, {**PRES, "form": "rate"}),
-    ("PRES, 4 b, two components", 4, {**PRES, "components": 2}),
-    ("PRES, 4 b, beta 1", 4, {"gamma": "learn", "beta": 1.0}),
-    ("plain, 4 b, rate x 2", 4, {"lr": 2e-3}),
-    ("PRES, 4 b, rate x 2", 4, {**PRES, "lr": 2e-3}),
-]
-LARGE = {**USUAL, "ranked": 1}
-
-
-def _ways(name: str) -> list[tuple[str, int, dict[str, Any]]]:
-    return WAYS + OPEN if name == "TGN" else WAYS
-
-
-def _place(data: str, name: str, way: str) -> str:
-    return f"pres-{data}-{name}-{way.replace(' ', '').replace(',', '-')}"
-
-
-def large_batches(work: Path, seeds: int) -> Table:
-    """PRES: b = 200 and 4 b on three streams, evaluation in batches of 200 beside one negative, 10 epochs."""
-    # Small streams first, and all cases of a seed before the next one: a study that is stopped says something.
-    cases = list(itertools.product((STREAMS[1], STREAMS[2], STREAMS[0]), list(MODELS.items())[:3]))
-    for seed in range(seeds):
-        for (data, (name, model)), (way, times, special) in ((c, w) for c in cases for w in _ways(c[1][0])):
-            settings = {"data": data, **LARGE, "batch_size": 200 * times, **model, **special}
-            _made(work, _place(data, name, way), {**settings, "seed": seed})
-    return large_table(work, seeds)
-
-
-def large_table(work: Path, seeds: int) -> Table:
-    """What there is of ``large_batches``; ends with its plot."""
-    lines = []
-    for data, name in itertools.product(STREAMS[:3], list(MODELS)[:3]):
-        base: dict[int, dict[str, Any]] = {}
-        for way, times, special in _ways(name):
-            settings = {"data": data, **LARGE, "batch_size": 200 * times, **MODELS[name], **special}
-            found = _there(work, settings, seeds)
-            base = base or found
-            both = [s for s in found if s in base]
-            if not both:
-                continue
-            off = [100 * (found[s]["test"]["ap"] - base[s]["test"]["ap"]) for s in both]
-            measures = found[both[0]]["measures"]
-            gamma = measures.get("gamma")
-            lines.append([
-                data, name, way, str(len(both)), _spread([found[s]["test"]["ap"] for s in both]),
-                _spread([found[s]["test"]["ap_new"] for s in both]), f"{statistics.fmean(off):+.2f}{_interval(off)}",
-                f"{100 * measures['pending']:.0f} %", "" if gamma is None else f"{gamma:.2f}",
-            ])  # fmt: skip
-    _convergence(work, seeds)
-    header = ["stream", "model", "way", "seeds", "test AP", "AP, new nodes", "points to b", "pending ends", "gamma"]
-    return header, lines
-
-
-def _interval(off: list[float]) -> str:
-    """Half the 95 % interval of a mean of three to five differences (Student's t)."""
-    wide = {3: 4.303, 4: 3.182, 5: 2.776}.get(len(off))
-    return "" if wide is None else f" ± {wide / len(off) ** 0.5 * statistics.stdev(off):.2f}"
-
-
-def _convergence(work: Path, seeds: int) -> None:
-    """Validation AP over epochs: b, 4 b, PRES and its parts at 4 b."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(3, 3, figsize=(12, 9), sharex=True)
-    for row, data in zip(axes, STREAMS[:3], strict=True):
-        for axis, name in zip(row, list(MODELS)[:3], strict=True):
-            for way, times, special in WAYS[:6]:
-                settings = {"data": data, **LARGE, "batch_size": 200 * times, **MODELS[name], **special}
-                curves = [result["curve"] for result in _there(work, settings, seeds).values()]
-                if curves:
-                    means = [100 * statistics.fmean(c[e] for c in curves) for e in curves[0]]
-                    axis.plot([int(e) for e in curves[0]], means, marker=".", label=way)
-            axis.set_title(f"{data}, {name}", fontsize=9)
-    axes[0][0].legend(fontsize=7)
-    figure.supxlabel("epochs")
-    figure.supylabel("validation AP")
-    figure.tight_layout()
-    figure.savefig(RESULTS / f"pres_convergence_{date.today()}.png", dpi=110)
-    plt.close(figure)
-
-
-def _made(work: Path, name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What a run gave; it is made where that is not known."""
-    result = Ledger(RESULTS / "pres_runs.jsonl", work).result("pres", name, settings)
-    assert result is not None
-    return result
-
-
-def _there(work: Path, settings: dict[str, Any], seeds: int) -> dict[int, dict[str, Any]]:
-    """Seed -> what its run gave, where that is known."""
-    ledger = Ledger(RESULTS / "pres_runs.jsonl", work)
-    found = {s: ledger.result("pres", "", {**settings, "seed": s}, run=False) for s in range(seeds)}
-    return {s: result for s, result in found.items() if result is not None}
-
-
-def epochs(work: Path, seeds: int) -> Table:
+def epochs(work: Path) -> Table:
     """Seconds of an epoch of training, the better of two after a warm-up: b = 200 and 4 b, with and without PRES."""
     lines = []
-    for data, (name, model) in itertools.product(STREAMS[:3], list(MODELS.items())[:3]):
-        took = {}
-        for way, times, special in (WAYS[0], WAYS[1], WAYS[2], ("PRES, b", 1, PRES)):
-            took[way] = _epoch({"data": data, **LARGE, "batch_size": 200 * times, **model, **special})
-        plain, large, ours, small = took.values()
+    for data, model in itertools.product(STREAMS, ("tgn", "jodie", "apan")):
+        plain, large, ours, small = (
+            _epoch({"data": data, "preset": "none", "new": 0.1, "batch_size": size, "model": model, **special})
+            for size, special in ((200, {}), (800, {}), (800, PRES), (200, PRES))
+        )
         lines.append([
-            data, name, *(f"{t:.2f}" for t in (plain, small, large, ours)), f"{plain / ours:.2f}",
+            data, model, *(f"{t:.2f}" for t in (plain, small, large, ours)), f"{plain / ours:.2f}",
             f"{100 * (small / plain - 1):+.0f} %", f"{100 * (ours / large - 1):+.0f} %",
         ])  # fmt: skip
         print(lines[-1], flush=True)
@@ -480,7 +309,6 @@ def epochs(work: Path, seeds: int) -> Table:
 
 
 def _epoch(settings: dict[str, Any]) -> float:
-    settings = {name: value for name, value in settings.items() if name != "threads"}
     config = configure("pres", **settings, device=DEVICE)
     run = pres.build(config, pres.read(config), 0)
     assert run.begins is not None
@@ -495,17 +323,13 @@ def _epoch(settings: dict[str, Any]) -> float:
     return min(took[1:])
 
 
-TABLES: dict[str, Callable[[Path, int], Table]] = {
-    "speed": speed, "epochs": epochs, "long": long, "links": links, "large_batches": large_batches,
-    "large_table": large_table,
-}  # fmt: skip
+TABLES: dict[str, Callable[[Path], Table]] = {"speed": speed, "epochs": epochs, "long": long}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("runs/pres"))
-    parser.add_argument("--only", nargs="*", choices=list(TABLES), default=list(TABLES)[:-1])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=list(TABLES), default=list(TABLES))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of the table epochs")
     parser.add_argument("--stretch", nargs=4, help=argparse.SUPPRESS)  # a row of ``long``, in a process of its own
@@ -523,11 +347,11 @@ def main() -> None:
         f"# PRES and networks over streams, {date.today()}",
         "",
         f"Machine: {machine()}. Versions: {json.dumps(probe.versions())}. Commit: {probe.commit()}.",
-        f"Command: `python benchmarks/pres.py --seeds {asked.seeds} --threads {asked.threads}`.",
+        f"Command: `python benchmarks/pres.py --threads {asked.threads}`.",
     ]
     tables: dict[str, list[list[str]]] = {}
     for name in asked.only:
-        header, rows = TABLES[name](asked.work, asked.seeds)
+        header, rows = TABLES[name](asked.work)
         tables[name] = rows
         lines += ["", f"## {name}", "", str(TABLES[name].__doc__), "", "| " + " | ".join(header) + " |"]
         lines += ["|" + "---|" * len(header), *("| " + " | ".join(row) + " |" for row in rows)]

@@ -37,10 +37,11 @@ class Ledger:
     Args:
         file: the lines, a JSON object each: recipe, name, settings, and what the run gave.
         work: where runs are made; they are not kept.
+        courses: measures of which a line keeps the values over epochs, where a run has them.
     """
 
-    def __init__(self, file: Path, work: Path) -> None:
-        self.file, self.work = file, work
+    def __init__(self, file: Path, work: Path, courses: tuple[str, ...] = ()) -> None:
+        self.file, self.work, self.courses = file, work, courses
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
         self._known = {self._key(line["recipe"], line["settings"]): line for line in map(json.loads, lines)}
 
@@ -50,37 +51,39 @@ class Ledger:
 
     def result(self, recipe: str, name: str, settings: dict[str, Any], *, run: bool = True) -> dict[str, Any] | None:
         """The line of a run; where there is none it is made, or with ``run`` False is None."""
+        return self.kept(recipe, settings, lambda: self._made(recipe, name, settings) if run else None)
+
+    def kept(
+        self, recipe: str, settings: dict[str, Any], make: Callable[[], dict[str, Any] | None]
+    ) -> dict[str, Any] | None:
+        """The line of what has this name and these settings; where there is none, of what ``make`` gives, if any."""
         key = self._key(recipe, settings)
-        if key not in self._known and run:
-            made = train(recipe, configure(recipe, **settings, out=self.work / "run", overwrite=True))
-            kept = (
-                "monitor",
-                "val",
-                "test",
-                "final",
-                "best_epoch",
-                "epochs",
-                "seconds",
-                "measures",
-                "histories",
-                "commit",
-                "device",
-            )
-            line = {"recipe": recipe, "name": name, "settings": settings,
-                    **{k: made[k] for k in kept if k in made}, "curve": _curve(self.work / "run", made["monitor"]),
-                    "date": str(date.today())}  # fmt: skip
-            line = json.loads(dumps(line))
+        made = None if key in self._known else make()
+        if made is not None:
+            line = json.loads(dumps({"recipe": recipe, "settings": settings, **made, "date": str(date.today())}))
             with open(self.file, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             self._known[key] = line
-            print(name, settings.get("seed"), line["test"], flush=True)
+            print(line.get("name", recipe), settings.get("seed"), line["test"], flush=True)
         return self._known.get(key)
 
+    def _made(self, recipe: str, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+        made = train(recipe, configure(recipe, **settings, out=self.work / "run", overwrite=True))
+        kept = ("monitor", "val", "test", "final", "best_epoch", "epochs", "seconds", "measures", "histories", "commit",
+                "device")  # fmt: skip
+        records = [json.loads(line) for line in (self.work / "run" / "metrics.jsonl").read_text().splitlines()]
+        courses = {name: _few({r["epoch"]: r["measures"][name] for r in records if name in r.get("measures", {})})
+                   for name in self.courses}  # fmt: skip
+        courses = {name: course for name, course in courses.items() if course}
+        curve = {r["epoch"]: r["scores"]["val"][made["monitor"]] for r in records if r.get("scores")}
+        return {"name": name, **{k: made[k] for k in kept if k in made}, "curve": _few(curve),
+                **({"courses": courses} if courses else {})}  # fmt: skip
 
-def _curve(run: Path, monitor: str) -> dict[str, float]:
-    """Epoch -> validation score, of at most fifty of those that were scored."""
-    records = [r for r in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if r.get("scores")]
-    return {str(r["epoch"]): r["scores"]["val"][monitor] for r in records[:: -(-len(records) // 50) or 1]}
+
+def _few(values: dict[int, float]) -> dict[str, float]:
+    """At most fifty of the epochs, by their numbers as JSON has them."""
+    epochs = list(values)
+    return {str(e): values[e] for e in epochs[:: -(-len(epochs) // 50) or 1]}
 
 
 def special(settings: dict[str, Any], recipe: str = "cluster_gcn") -> dict[str, Any]:
