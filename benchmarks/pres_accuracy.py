@@ -10,8 +10,8 @@ benchmarks/results/pres_TABLES_DATE.md of the tables that were asked for, their 
 from __future__ import annotations
 
 import argparse
-import itertools
 import inspect
+import itertools
 import json
 import statistics
 from collections.abc import Callable
