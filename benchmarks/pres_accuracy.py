@@ -25,8 +25,7 @@ from sklearn.metrics import roc_auc_score
 from study import Ledger, machine
 from torch import Tensor
 
-from graphscale import advising, configure, heap, probe
-from graphscale.batches.negatives import Negatives
+from graphscale import advising, configure, heap, probe, stream_runs
 from graphscale.recipes import pres
 from graphscale.stream_baselines import EdgeBank, PopTrack, baseline
 
@@ -121,7 +120,7 @@ def links(study: Study) -> Table:
             lines.append([data, "TGN, PyG's modules", *_means(study.peers(data), SHOWN)])
         config = configure("pres", data=data, **{k: v for k, v in USUAL.items() if k != "threads"})
         views = pres.read(config)
-        drawn = Negatives.of(views.events, "random", config.ranked, seed=0, train_end=views.val, exclude=True)
+        drawn = stream_runs.ranked(config, views)
         for name, method in (("EdgeBank", EdgeBank()), ("PopTrack", PopTrack())):
             test = baseline(method, views.events, views.splits, drawn, views.known)["test"]
             lines.append([data, name, "", *(f"{100 * test[m]:.2f}" for m in SHOWN)])

@@ -43,7 +43,7 @@ def negatives(size, count=2, seed=0, nodes=NODES):
 def composed(events, world):
     torch.manual_seed(0)
     net = network(events, correction=Correction()).double()
-    table = Predictive(events, events.csr, DIM, prediction=Prediction(), dtype=torch.float64, world=world)
+    table = Predictive(events, events.csr, DIM, prediction=Prediction(spread=True), dtype=torch.float64, world=world)
     drawn = Negatives.of(events, "random", 2, seed=0, train_end=events.num_events)
     batches = StreamBatches(
         Sampler(events, events.csr, (5,)), torch.arange(events.num_events), by_count(events.num_events, 7), drawn,

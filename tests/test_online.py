@@ -25,6 +25,8 @@ KINDS = {
     "mean": {"aggregate": "mean"},
     "snapshot": {"messages": "snapshot"},
     "tgat": {"model": "tgat"},
+    "uniform": {"neighbors": "uniform", "fanout": "2"},
+    "spread, two components": {"gamma": "0.5", "spread": True, "components": 2, "anchors": 11},
 }
 
 
@@ -45,8 +47,9 @@ def test_a_replay_is_the_evaluation(kind, tmp_path):
     evaluate = stream_runs.scorer(config, views, net, table, device_of(config.device))
     used, events = live(tmp_path / "run", until="training"), views.events
     assert used.num_events == views.val
-    for numbers, (pos, neg) in evaluate.passes(views.val, events.num_events):
-        drawn = evaluate.negatives.draw(numbers, events.src[numbers], events.dst[numbers])
+    drawn_of = evaluate.negatives["test"]
+    for numbers, (pos, neg) in evaluate.passes(views.val, events.num_events, drawn_of):
+        drawn = drawn_of.draw(numbers, events.src[numbers], events.dst[numbers])
         src, dst, t = events.src[numbers], events.dst[numbers], events.t[numbers]
         if config.see == "lag":  # there a batch is seen at the moment of its first event
             found = used.score(src, torch.cat([dst[:, None], drawn], dim=1), t[0])

@@ -6,6 +6,7 @@ is judged by what came before its batch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -78,15 +79,15 @@ class PopTrack:
 
 
 def baseline(
-    method: EdgeBank | PopTrack, events: Events, splits: dict[str, tuple[int, int]], negatives: Negatives,
-    known: Tensor, *, batch: int = 200,
+    method: EdgeBank | PopTrack, events: Events, splits: dict[str, tuple[int, int]],
+    negatives: Mapping[str, Negatives], known: Tensor, *, batch: int = 200,
 ) -> Scores:  # fmt: skip
     """Split -> metric -> value, as ``stream_scores.StreamScores`` gives of a network."""
     found = {}
     for split, (first, end) in splits.items():
         numbers = torch.arange(first, end)
         cuts = first + (numbers - first) // batch * batch
-        drawn = negatives.draw(numbers, events.src[numbers], events.dst[numbers])
+        drawn = negatives[split].draw(numbers, events.src[numbers], events.dst[numbers])
         src = events.src[numbers].long()[:, None].expand(-1, 1 + drawn.shape[1])
         dst = torch.cat([events.dst[numbers].long()[:, None], drawn], dim=1)
         wide = cuts[:, None].expand_as(dst)

@@ -69,7 +69,7 @@ def _pending_ends(src: Any, dst: Any, numbers: Any, starts: Any, last: Any) -> i
     pending = 0
     for batch in range(len(starts) - 1):
         for i in range(starts[batch], starts[batch + 1]):
-            for v in (src[numbers[i]], dst[numbers[i]]):
-                pending += last[v] == batch
-                last[v] = batch
+            u, v = src[numbers[i]], dst[numbers[i]]
+            pending += (last[u] == batch) + (last[v] == batch)  # before either is marked: they may be one node
+            last[u] = last[v] = batch
     return pending

@@ -103,7 +103,7 @@ def build(config: PRESConfig, views: StreamViews, seed: int) -> Run:
     )
     batches = StreamBatches(
         sampler(config, events, trained), numbers, starts,
-        Negatives.of(events, "random", 1, seed=seed, train_end=views.val, exclude=config.exclude),
+        learning(config, views, seed),
         seed=seed, world=world,
     )  # fmt: skip
     evaluate = scorer(config, views, net, table, device)
@@ -188,9 +188,36 @@ def scorer(
     whole = views.csr(torch.arange(events.num_events), directed=events.directed)
     return StreamScores(
         net, table, sampler(config, events, whole),
-        Negatives.of(events, config.negatives, config.ranked, seed=0, train_end=views.val, exclude=True),
+        ranked(config, views),
         views.splits, views.known, batch=config.eval_batch, device=device, states=_states(config, events),
     )  # fmt: skip
+
+
+def learning(config: PRESConfig, views: StreamViews, seed: int) -> Negatives:
+    """What training tells events from: its own destinations, none that is kept from it or yet to come."""
+    return Negatives.of(
+        views.events, "random", 1, seed=seed, train_end=views.val, among=views.numbers, exclude=config.exclude
+    )
+
+
+def ranked(config: PRESConfig, views: StreamViews) -> dict[str, Negatives]:
+    """Beside what an event of each split is ranked: destinations of the stream up to the split's end.
+
+    Raises:
+        InputError: where there is but one.
+    """
+    found = {
+        split: Negatives.of(
+            views.events, config.negatives, config.ranked, seed=0, train_end=views.val, among=end, exclude=True
+        )
+        for split, (_, end) in views.splits.items()
+    }
+    if config.task == "links" and min(drawn.candidates.numel() for drawn in found.values()) < 2:
+        raise InputError(
+            f"{config.data} has one destination up to the end of validation: there is nothing to rank it beside. Give a"
+            " stream of more, or --task states."
+        )
+    return found
 
 
 def scores(config: PRESConfig, state: Mapping[str, Any]) -> Scores:
@@ -296,8 +323,7 @@ def coherence_probe(
     events = views.events
     whole = views.csr(torch.arange(events.num_events), directed=events.directed)
     apart = Sampler(events, whole, config.fanouts(), see="apart", how=config.neighbors)
-    drawn = Negatives.of(events, "random", 1, seed=seed, train_end=views.val, exclude=config.exclude)
-    return Probe(net, table, apart, drawn, device, config.task == "states", seed)
+    return Probe(net, table, apart, learning(config, views, seed), device, config.task == "states", seed)
 
 
 def coherence_after(views: StreamViews, probe: Probe, batches: StreamBatches) -> Coherence:

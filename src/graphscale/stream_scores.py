@@ -7,7 +7,7 @@ size of a batch: that is why it is fixed. MRR and Hits@10 rank an event among al
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +23,7 @@ from graphscale.run import Scores
 from graphscale.tables.memory import Memory
 
 LINKS = ("ap", "auc", "mrr", "hits@10")
+Passes = Iterator[tuple[Tensor, tuple[Tensor, ...]]]  # numbers [b] of events, and ``objectives.link.scored`` of them
 
 
 @dataclass
@@ -59,7 +60,7 @@ class StreamScores:
         net: the network.
         table: its memory, as training left it; put back at the end.
         sampler: sees the whole stream.
-        negatives: of evaluation, the same every time.
+        negatives: of evaluation, the same every time, by split.
         splits: name -> (first event, end), in the order of time.
         known: [N] bool, nodes that training has seen: events with another node are scored apart as well, ``_new``.
         batch: events a batch.
@@ -67,7 +68,7 @@ class StreamScores:
     """
 
     def __init__(
-        self, net: TemporalNet, table: Memory | None, sampler: Sampler, negatives: Negatives,
+        self, net: TemporalNet, table: Memory | None, sampler: Sampler, negatives: Mapping[str, Negatives],
         splits: dict[str, tuple[int, int]], known: Tensor, *, batch: int = 200, device: torch.device | None = None,
         states: int = 0,
     ) -> None:  # fmt: skip
@@ -86,27 +87,28 @@ class StreamScores:
     def _all(self) -> Scores:
         found = {}
         for split, (first, end) in self.splits.items():
-            found[split] = self._states(first, end) if self.states else self._links(first, end)
+            passes = self.passes(first, end, self.negatives[split])
+            found[split] = self._states(first, end, passes) if self.states else self._links(passes)
         return found
 
-    def _links(self, first: int, end: int) -> dict[str, float]:
+    def _links(self, passes: Passes) -> dict[str, float]:
         events, means = self.sampler.events, LinkScores()
-        for numbers, (pos, neg) in self.passes(first, end):
+        for numbers, (pos, neg) in passes:
             means.add(pos, neg)
             new = ~(self.known[events.src[numbers].long()] & self.known[events.dst[numbers].long()])
             means.add(pos[new], neg[new], "_new")
         return means.means(self.names)
 
-    def _states(self, first: int, end: int) -> dict[str, float]:
+    def _states(self, first: int, end: int, passes: Passes) -> dict[str, float]:
         assert self.sampler.events.label is not None
-        logits = torch.cat([logits for _, (logits,) in self.passes(first, end)])
+        logits = torch.cat([logits for _, (logits,) in passes])
         return score(logits, self.sampler.events.label[first:end])
 
     @torch.no_grad()
-    def passes(self, first: int, end: int) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
+    def passes(self, first: int, end: int, negatives: Negatives) -> Passes:
         """(Numbers [b], ``objectives.link.scored``) batch by batch; the memory goes along."""
         self.net.eval()
-        for batch in ahead(self._batches(first, end), 2):
+        for batch in ahead(self._batches(first, end, negatives), 2):
             moved = batch.to(self.device)
             parts = {} if self.table is None else self.table.parts(batch.n_id)
             found = self.net(parts, moved)
@@ -116,9 +118,10 @@ class StreamScores:
                 for write in writes_of(moved, found).values():
                     self.table.write(*write)
 
-    def _batches(self, first: int, end: int) -> Iterator[EventBatch]:
+    def _batches(self, first: int, end: int, negatives: Negatives) -> Iterator[EventBatch]:
         events = self.sampler.events
         for start in range(first, end, self.size):
             numbers = torch.arange(start, min(end, start + self.size))
-            drawn = self.negatives.draw(numbers, events.src[numbers], events.dst[numbers])
-            yield self.sampler.batch(numbers, start, drawn, seed=start)
+            drawn = negatives.draw(numbers, events.src[numbers], events.dst[numbers])
+            # A uniform sample follows from the moment as well, and in use no batch has a number.
+            yield self.sampler.batch(numbers, start, drawn)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from streams import small
 
 from graphscale.batches.negatives import Negatives
 from graphscale.data.planted_stream import planted_stream
+from graphscale.events import stream
 
 
 def met(events, node, first, end):
@@ -53,7 +56,7 @@ def test_in_a_stream_of_one_kind_they_are_nodes_that_occur_as_destinations():
 def test_the_true_destination_can_be_left_out(kind):
     events = planted_stream(600, num_src=30, num_dst=20)
     _, drawn = draws(events, kind, exclude=True)
-    assert float((drawn == events.dst[:, None]).float().mean()) < 1e-3
+    assert not (drawn == events.dst[:, None]).any()
     _, plain = draws(events, kind)
     assert (plain == events.dst[:, None]).any()
 
@@ -63,3 +66,39 @@ def test_a_draw_is_the_events_own():
     negatives, drawn = draws(events, "historical")
     some = torch.tensor([500, 3, 77])
     assert torch.equal(negatives.draw(some, events.src[some], events.dst[some]), drawn[some])
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+def test_two_destinations_leave_one_that_did_not_happen(exclude):
+    events = stream(torch.zeros(50, dtype=torch.int64), 7 + torch.arange(50) % 2, torch.arange(50), num_src=1)
+    _, drawn = draws(events, "historical", exclude=exclude)
+    assert set(drawn.unique().tolist()) == {7, 8}
+    assert bool((drawn != events.dst[:, None]).all()) == exclude
+
+
+def test_nodes_without_an_event_are_none():
+    """Numbers of nodes may leave room for later ones, which nobody met: to rank an event beside them is no test."""
+    events = planted_stream(600, num_src=30, num_dst=20)
+    roomy = replace(events, num_nodes=1000, kept={})
+    drawn, same = (draws(e, "random")[1] for e in (events, roomy))
+    assert torch.equal(drawn, same)
+
+
+def test_some_events_destinations_alone():
+    events = planted_stream(600, num_src=30, num_dst=20)
+    some = torch.arange(0, 600, 40)
+    _, drawn = draws(events, "random", among=some)
+    assert set(drawn.unique().tolist()) <= set(events.dst[some].tolist())
+    _, drawn = draws(events, "random", among=5)
+    assert set(drawn.unique().tolist()) == set(events.dst[:5].tolist())
+
+
+@pytest.mark.parametrize("kind", ["historical", "inductive"])
+def test_in_a_directed_stream_a_source_met_where_it_went(kind):
+    events = replace(small(num_events=200, nodes=12), directed=True)
+    _, drawn = draws(events, kind)
+    ends = list(zip(events.src.tolist(), events.dst.tolist(), strict=True))
+    for e in range(0, 200, 3):
+        first, end = (0, min(e, 100)) if kind == "historical" else (100, max(e, 100))
+        went = {v for u, v in ends[first:end] if u == ends[e][0]}
+        assert set(drawn[e].tolist()) <= (went or set(events.dst.tolist()))

@@ -12,7 +12,7 @@ from stopping import After
 from streams import DIM, composed, dealt_to, negatives, network, rank_of_two, small
 
 import graphscale
-from graphscale import checkpoint, cli, configure, session
+from graphscale import checkpoint, cli, configure, session, stream_runs
 from graphscale.batches.stream import MEMORY, Sampler
 from graphscale.errors import InputError
 from graphscale.interrupt import Interrupted
@@ -69,6 +69,33 @@ def test_a_run_stopped_in_mid_stream_goes_on_to_the_bit(tmp_path, monkeypatch, k
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
     for part in ("val", "test", "final"):
         assert json.dumps(whole[part]) == json.dumps(resumed[part])
+
+
+@pytest.mark.parametrize("kind", [*KINDS[:3], KINDS[5], {"see": "fresh", "model": "tgn"}], ids=str)
+def test_what_comes_after_is_not_known_before(tmp_path, kind):
+    """Other test events, new nodes and all, leave training's losses and the validation's scores as they are."""
+    pairs = [(i * 7 % 13, i * 5 % 17, 3 * i) for i in range(400)]
+    later = [(u + 20, v + 25, t) for u, v, t in pairs[350:]]
+    found = []
+    for name, events in (("as", pairs), ("other", [*pairs[:350], *later])):
+        lines = "".join(f"{u},{v},{t}\n" for u, v, t in events)
+        (tmp_path / f"{name}.csv").write_text("src,dst,t\n" + lines)
+        trained(tmp_path / name, data=str(tmp_path / f"{name}.csv"), test=0.125, val=0.125, **kind)
+        found.append([(epoch, loss, scores["val"]) for epoch, loss, scores, _ in metrics(tmp_path / name)])
+    assert json.dumps(found[0]) == json.dumps(found[1])
+
+
+def test_training_meets_no_node_that_is_kept_from_it():
+    config = replace(TINY, new=0.4)
+    views = stream_runs.read(config)
+    drawn = stream_runs.learning(config, views, 0)
+    assert bool(views.known[drawn.candidates].all()) and not bool(views.known.all())
+
+
+def test_a_stream_of_one_destination_cannot_be_ranked(tmp_path):
+    (tmp_path / "e.csv").write_text("src,dst,t\n" + "".join(f"{i % 5},7,{i}\n" for i in range(100)))
+    with pytest.raises(InputError, match="one destination"):
+        trained(tmp_path / "run", data=str(tmp_path / "e.csv"))
 
 
 def stepped(table, net, events, *, beta=0.0, size=6):

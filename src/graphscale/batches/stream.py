@@ -59,7 +59,6 @@ class EventBatch:
     idle: Tensor  # [r] float32: time since the latest event of a root before its moment; 0 where there is none
     touched: Tensor  # [p] ends of the events, among n_id
     newest: Tensor  # [p] int64: number of the latest event of each
-    pending: int  # ends that have an earlier event of theirs in the whole batch, of all ranks
     seed: int
     count: int
     y: Tensor | None = None  # [b] states of the sources
@@ -126,14 +125,13 @@ class Sampler:
         self.events, self.csr = events, csr
         self._distinct.follow(events.num_nodes)
 
-    def batch(self, numbers: Tensor, first: int, negatives: Tensor, *, pending: int = 0, seed: int = 0) -> EventBatch:
+    def batch(self, numbers: Tensor, first: int, negatives: Tensor, *, seed: int = 0) -> EventBatch:
         """The batch of some events.
 
         Args:
             numbers: [b] ascending, or t-batched.
             first: number of the whole batch's first event: what ``lag`` may see ends before it.
             negatives: [b, K] destinations.
-            pending: of the whole batch.
             seed: of uniform samples and of the step.
         """
         ends = self.events.src[numbers].long(), self.events.dst[numbers].long()
@@ -142,7 +140,7 @@ class Sampler:
             stamps = torch.full((1,), first)
         else:
             stamps = torch.cat([numbers, numbers, numbers.repeat_interleave(negatives.shape[1])])
-        return self._made(asked, _Stamps(self.events), stamps, numbers, negatives.shape, pending=pending, seed=seed)
+        return self._made(asked, _Stamps(self.events), stamps, numbers, negatives.shape, seed=seed)
 
     def asked(self, src: Tensor, others: Tensor, t: Tensor, *, seed: int = 0) -> EventBatch:
         """The batch of no event, for scores of what may happen after all there is.
@@ -158,10 +156,10 @@ class Sampler:
             stamps = torch.cat([stamps, stamps, stamps.repeat_interleave(others.shape[1])])
         nodes = torch.cat([src, src, others.reshape(-1)])  # a place for destinations, as in any batch
         times = _Stamps(self.events, moments)
-        return self._made(nodes, times, stamps, torch.empty(0, dtype=torch.int64), others.shape, pending=0, seed=seed)
+        return self._made(nodes, times, stamps, torch.empty(0, dtype=torch.int64), others.shape, seed=seed)
 
     def _made(
-        self, asked: Tensor, times: _Stamps, stamps: Tensor, numbers: Tensor, shape: torch.Size, *, pending: int,
+        self, asked: Tensor, times: _Stamps, stamps: Tensor, numbers: Tensor, shape: torch.Size, *,
         seed: int,
     ) -> EventBatch:  # fmt: skip
         b = shape[0]
@@ -182,7 +180,7 @@ class Sampler:
         label, needs = self.events.label, {MEMORY: n_id} if self.remembers else {}
         return EventBatch(
             numbers, number[:b], number[b : 2 * b], number[2 * b :].view(shape), n_id, place, tuple(hops), idle,
-            touched, newest, pending, seed, b, None if label is None else label[numbers], needs,
+            touched, newest, seed, b, None if label is None else label[numbers], needs,
         )  # fmt: skip
 
     def _hop(
@@ -279,9 +277,7 @@ class StreamBatches:
         if padding:
             own = whole[:1]
         events = self.sampler.events
-        src, dst = events.src[whole], events.dst[whole]
-        pending = 2 * whole.numel() - torch.cat([src, dst]).unique().numel()
         drawn = negatives.draw(own, events.src[own], events.dst[own])
         seed = rng.derive(rng.STEP, self.seed, index, position)
-        batch = self.sampler.batch(own, int(whole.min()), drawn, pending=pending, seed=seed)
+        batch = self.sampler.batch(own, int(whole.min()), drawn, seed=seed)
         return replace(batch, padding=True, count=0) if padding else batch

@@ -22,8 +22,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from graphscale import rng
 from graphscale.events import Events
+from graphscale.kernels.normals import normals
 from graphscale.kernels.temporal import TemporalCsr
 from graphscale.step import Params
 from graphscale.tables.memory import Memory
@@ -77,9 +77,8 @@ class Predictive(Memory):
         mean = xi.div_(count.clamp(min=1)[:, None])
         if self.prediction.spread:
             square = self._by_component("psi")[at] / count.clamp(min=1)[:, None]
-            # A draw follows from what is read: scoring and resumed runs then draw what they drew.
-            draw = rng.generator(rng.SAMPLE, int(count.sum()), int(ids.sum()))
-            noise = torch.randn(mean.shape, generator=draw, dtype=mean.dtype)
+            # A node's draw follows from the node and its latest event: whatever is read beside it, on any rank.
+            noise = normals(ids, self.columns["newest"][ids], self.dim)
             mean = mean + (square - mean * mean).clamp(min=0).sqrt() * noise
         if self.prediction.form == "rate":
             mean = mean * self._gaps(ids)[:, None]
