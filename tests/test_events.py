@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -93,3 +95,14 @@ def test_a_training_from_a_store_is_that_from_the_file(tmp_path, monkeypatch):
         for i, data in enumerate((file, tmp_path / "s"))
     ]
     assert results[0]["test"] == pytest.approx(results[1]["test"], rel=0, abs=0, nan_ok=True)
+
+
+def test_a_stream_is_known_by_its_features_and_labels_too():
+    features, labels = torch.randn(30, 3), torch.arange(30) % 2
+    events = replace(small(), feat=features, label=labels)
+    other = [
+        replace(events, feat=features + 1), replace(events, feat=None), replace(events, label=1 - labels),
+        replace(events, feat=features[:, :2]),
+    ]  # fmt: skip
+    assert len({e.identity() for e in [events, *other]}) == 5
+    assert events.identity() == replace(events, notes=("said",)).identity()

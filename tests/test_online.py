@@ -20,8 +20,8 @@ KINDS = {
     "tgn": {},
     "fresh, two hops, new nodes": {"see": "fresh", "fanout": "4,3", "new": 0.1},
     "two hops": {"fanout": "4,3"},
-    "apan": {"model": "apan", "gamma": "learn", "beta": 0.1},
-    "jodie, rate": {"model": "jodie", "gamma": "0.5", "form": "rate"},
+    "apan": {"model": "apan", "gamma": "learn", "beta": 0.1, "fanout": "10"},
+    "jodie, rate": {"model": "jodie", "gamma": "0.5", "form": "rate", "fanout": "10"},
     "mean": {"aggregate": "mean"},
     "snapshot": {"messages": "snapshot"},
     "tgat": {"model": "tgat"},
@@ -100,7 +100,7 @@ def test_new_nodes_can_be_observed_and_then_scored(tmp_path):
     file = tmp_path / "events.csv"
     rows = [f"{i % 7},{(3 * i + 1) % 7},{i}" for i in range(300)]
     file.write_text("\n".join(["src,dst,t", *rows]) + "\n")
-    config = replace(SMALL, data=str(file), out=tmp_path / "run", gamma="learn", model="apan")
+    config = replace(SMALL, data=str(file), out=tmp_path / "run", gamma="learn", model="apan", fanout="10")
     session.train("pres", config)
     used = live(tmp_path / "run")
     with pytest.raises(InputError, match="must be observed"):
@@ -114,7 +114,12 @@ def test_new_nodes_can_be_observed_and_then_scored(tmp_path):
     ("call", "says"),
     [
         (lambda used: used.observe([0], [33], [0], label=[0]), "before the stream ends"),
-        (lambda used: used.observe([0], [33], [1e9]), "fractions"),
+        (lambda used: used.observe([0], [33], [1e9]), "whole numbers"),
+        (lambda used: used.score([0], [33], used.now + 0.5), "whole numbers"),
+        (lambda used: used.observe([0], [33], ["noon"], label=[0]), "no moments"),
+        (lambda used: used.observe([0], [33], [used.now], label=[0.5]), "no whole number"),
+        (lambda used: used.observe([0], [33], [used.now], feat=torch.ones(1), label=[0]), "Give .E, F."),
+        (lambda used: used.observe([0], [10**13], [used.now], label=[0]), "next numbers"),
         (lambda used: used.observe([0], [33], [10**9]), "labels"),
         (lambda used: used.score([0], [33], 0), "before the latest"),
         (lambda used: used.score([0, 1], [33]), "do not match"),
@@ -123,5 +128,40 @@ def test_new_nodes_can_be_observed_and_then_scored(tmp_path):
     ],
 )
 def test_what_cannot_be_is_said(run, call, says):
+    used = live(run)
+    before = used.num_events
     with pytest.raises(InputError, match=says):
-        call(live(run))
+        call(used)
+    assert used.num_events == before
+    used.observe([0], [33], [used.now], label=[0])  # it goes on
+    assert used.num_events == before + 1
+
+
+def test_nothing_can_be_observed(run):
+    used = live(run)
+    used.observe([], [], [])
+    assert used.num_events == live(run).num_events
+
+
+def test_moments_are_float64_from_end_to_end(tmp_path):
+    """A year is 3e7 seconds and float32 ends telling them apart at 1.6e7."""
+    file, began = tmp_path / "events.csv", 1_098_777_142.25
+    rows = [f"{i % 7},{(3 * i + 1) % 7},{began + 0.25 * i}" for i in range(300)]
+    file.write_text("\n".join(["src,dst,t", *rows]) + "\n")
+    session.train("pres", replace(SMALL, data=str(file), out=tmp_path / "run"))
+    used = live(tmp_path / "run")
+    assert used.score([0], [1], used.now).isfinite().all()
+    later = used.now + 100.25
+    used.observe([0, 1], [1, 2], [later, later + 0.25])
+    assert used.now == later + 0.25
+    with pytest.raises(InputError, match="float64"):
+        used.observe([0], [1], torch.tensor([later + 500]))
+
+
+def test_a_state_belongs_to_its_run(run, tmp_path):
+    session.train("pres", replace(SMALL, seed=7, out=tmp_path / "other"))
+    used = live(run)
+    used.observe([0], [33], [used.now], label=[0])
+    used.save(tmp_path / "state")
+    with pytest.raises(InputError, match="another run"):
+        live(tmp_path / "other", state=tmp_path / "state")

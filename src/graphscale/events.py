@@ -141,11 +141,18 @@ class Events:
         return cuts[0], cuts[1]
 
     def identity(self) -> str:
-        """A hash of who met when: what a checkpoint is bound to."""
-        digest = hashlib.blake2b(repr((self.num_nodes, self.num_src, self.directed)).encode(), digest_size=16)
-        for tensor in (self.src, self.dst, self.t):
+        """A hash of who met when, with what label and features: what a checkpoint is bound to.
+
+        Of the features, which may be larger than memory, 65,536 rows are looked at, evenly spread.
+        """
+        kind = (self.num_nodes, self.num_src, self.directed, self.num_features, self.label is not None)
+        digest = hashlib.blake2b(repr(kind).encode(), digest_size=16)
+        for tensor in (self.src, self.dst, self.t, *([] if self.label is None else [self.label])):
             for start in range(0, self.num_events, _BLOCK):
                 digest.update(np.ascontiguousarray(tensor[start : start + _BLOCK].numpy()).data)
+        if self.feat is not None:
+            rows = torch.linspace(0, self.num_events - 1, min(self.num_events, 1 << 16), dtype=torch.float64).long()
+            digest.update(np.ascontiguousarray(self.feat[rows].numpy()).data)
         return digest.hexdigest()
 
 
@@ -172,17 +179,20 @@ def stream(
             raise InputError(f"{name} has {value.shape[0]} rows for {src.numel()} events. Give one row an event.")
     if src.numel() == 0:
         raise InputError("the stream has no event. Give at least one.")
+    if feat is not None and feat.dim() != 2:
+        raise InputError(f"feat is {list(feat.shape)}. Give [E, F]: a row of numbers an event.")
     nodes = _num_nodes(src, dst, num_nodes)
+    label = None if label is None else whole(label, "label")
     t = t.to(torch.float64) if t.is_floating_point() else t.to(torch.int64)
     if t.is_floating_point() and not bool(t.isfinite().all()):
         raise InputError(f"event {_first(~t.isfinite())} has no finite time. Drop such events, or mend their times.")
-    if sort and bool((t.diff() < 0).any()):
+    if sort and bool(_backwards(t).any()):
         order = t.argsort(stable=True)
         src, dst, t = src[order], dst[order], t[order]
         feat, label = (None if v is None else v[order] for v in (feat, label))
         notes = (f"events were put in the order of time: {_unsorted(order):,} were not",)
-    if bool((t.diff() < 0).any()):
-        at = _first(t.diff() < 0) + 1
+    if bool(_backwards(t).any()):
+        at = _first(_backwards(t)) + 1
         raise InputError(
             f"event {at} (t = {t[at].item()}) happens before event {at - 1} (t = {t[at - 1].item()}). Sort the events"
             " by time."
@@ -195,7 +205,7 @@ def stream(
     kind = torch.int32 if nodes < 2**31 else torch.int64
     return Events(
         src=src.to(kind), dst=dst.to(kind), t=t, num_nodes=nodes, feat=None if feat is None else feat.float(),
-        label=None if label is None else label.long(), num_src=num_src, directed=directed, notes=notes,
+        label=label, num_src=num_src, directed=directed, notes=notes,
     )  # fmt: skip
 
 
@@ -209,12 +219,38 @@ def _num_nodes(src: Tensor, dst: Tensor, said: int | None) -> int:
         if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
             raise InputError(f"{name} is {ids.dtype}: nodes are whole numbers. Convert the column.")
     nodes = 1 + int(torch.maximum(src.max(), dst.max())) if said is None else said
+    if said is None and nodes > max(1_000_000, 200 * src.numel()):
+        raise InputError(
+            f"{src.numel():,} events name node {nodes - 1:,}: every number up to the largest is a node with a memory."
+            " Number the nodes anew, from 0 without gaps."
+        )
     for name, ids in (("src", src), ("dst", dst)):
         bad = (ids < 0) | (ids >= nodes)
         if bool(bad.any()):
             at = _first(bad)
             raise InputError(f"event {at}: {name} is {int(ids[at])}, and nodes are 0 .. {nodes - 1}. Mend the ids.")
     return nodes
+
+
+def whole(values: Tensor, name: str) -> Tensor:
+    """[E] int64 of a column of whole numbers, however it is stored.
+
+    Raises:
+        InputError: where one has a fraction or is no number.
+    """
+    if values.is_floating_point():
+        bad = ~values.isfinite() | (values != values.floor())
+        if bool(bad.any()):
+            at = _first(bad.reshape(-1))
+            raise InputError(
+                f"event {at}: {name} is {values.reshape(-1)[at].item()}, no whole number. Mend the column."
+            )
+    return values.long()
+
+
+def _backwards(t: Tensor) -> Tensor:
+    """[E - 1] bool; a difference of int64 may overflow."""
+    return t[1:] < t[:-1]
 
 
 def _demand_parted(src: Tensor, dst: Tensor, num_src: int) -> None:

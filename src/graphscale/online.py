@@ -6,6 +6,7 @@ stream and the number of nodes; scoring changes nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from graphscale.run import device_of
 from graphscale.store import folder
 from graphscale.tables.memory import Memory
 
-_FORMAT = ("graphscale.live", 1)
+_FORMAT = ("graphscale.live", 2)
 _COLUMNS = ("src", "dst", "t", "feat", "label")
 Nodes = Tensor | np.ndarray | list[int]
 
@@ -74,7 +75,14 @@ class Live:
             InputError: where they are no continuation of the stream.
         """
         before = self._growing.events
+        if len(src) == len(dst) == 0:
+            return
         later = _events(before, src, dst, t, feat, label)
+        if later.num_nodes > 2 * before.num_nodes + 1_000_000:  # before anything has grown
+            raise InputError(
+                f"node {later.num_nodes - 1:,} among {before.num_nodes:,}: every number up to the largest is a node"
+                " with a memory. Give new nodes the next numbers."
+            )
         events = self._growing.append(later)
         self._follow(events)
         for start in range(before.num_events, events.num_events, self._batch):
@@ -114,7 +122,7 @@ class Live:
         """
         events = self._growing.events
         source, other = _ids(src, "src", events.num_nodes), _ids(dst, "dst", events.num_nodes)
-        moment = events.t[-1] if t is None else torch.as_tensor(t)
+        moment = events.t[-1] if t is None else _moments(events, t)
         if source.dim() != 1 or other.dim() not in (1, 2) or len(other) != len(source):
             raise InputError(f"src {list(source.shape)} and dst {list(other.shape)} do not match. Give [b] and [b, K].")
         if moment.dim() > 1 or moment.numel() not in (1, len(source)):
@@ -146,7 +154,10 @@ class Live:
                     np.save(aside / f"{name}.npy", column.numpy())
             columns = {} if self._table is None else self._table.state_dict()
             save_file({name: column.contiguous() for name, column in columns.items()}, aside / "memory.safetensors")
-            said = {"format": _FORMAT[0], "version": _FORMAT[1], "nodes": events.num_nodes, "trained": self._trained}
+            said = {
+                "format": _FORMAT[0], "version": _FORMAT[1], "nodes": events.num_nodes, "trained": self._trained,
+                "weights": _hash(self._net),
+            }  # fmt: skip
             (aside / folder.MANIFEST).write_text(json.dumps(folder.sealed(said)), encoding="utf-8")
 
 
@@ -195,7 +206,8 @@ def live(
 def _restore(made: Live, path: Path) -> None:
     said = folder.manifest_of(path, *_FORMAT)
     growing = made._growing
-    if said["trained"] != made._trained or said["nodes"] < growing.events.num_nodes:
+    fits = said["trained"] == made._trained and said["nodes"] >= growing.events.num_nodes
+    if not fits or said["weights"] != _hash(made._net):
         raise InputError(f"{path} was saved by another run. Give the run that saved it.")
     try:
         columns = {
@@ -222,17 +234,42 @@ def _events(
 ) -> Events:  # fmt: skip
     """Events of the kind of a known stream."""
     ends = [torch.as_tensor(end).reshape(-1) for end in (src, dst)]
-    moments = torch.as_tensor(t).reshape(-1)
+    moments = _moments(known, t).reshape(-1)
     if moments.numel() == 1:
         moments = moments.expand(ends[0].numel())
-    if not known.t.is_floating_point() and moments.is_floating_point():
-        raise InputError("t has fractions, and the stream counts whole numbers. Give whole numbers.")
     largest = max((int(end.max()) for end in ends if end.numel()), default=0)
     return stream(
         ends[0], ends[1], moments.to(known.t.dtype), num_nodes=nodes or max(known.num_nodes, largest + 1),
         feat=None if feat is None else torch.as_tensor(feat), label=None if label is None else torch.as_tensor(label),
         num_src=known.num_src, directed=known.directed,
     )  # fmt: skip
+
+
+def _moments(known: Events, t: Any) -> Tensor:
+    """Moments of the kind of a stream's: numbers of Python are float64, which tells seconds of a year.
+
+    Raises:
+        InputError: where they are of another kind.
+    """
+    try:
+        found = t if isinstance(t, Tensor) else torch.from_numpy(np.array(t))
+    except TypeError as error:
+        raise InputError(f"t = {t!r} are no moments. Give numbers in the unit of the stream.") from error
+    if known.t.is_floating_point():
+        if found.is_floating_point() and found.dtype != torch.float64:
+            raise InputError(f"t is {found.dtype}, which cannot tell moments of a long stream apart. Give float64.")
+    elif found.is_floating_point():
+        raise InputError(f"t is {found.dtype}, and the stream counts whole numbers. Give whole numbers.")
+    return found.to(known.t.dtype)
+
+
+def _hash(net: TemporalNet) -> str:
+    """Of the weights: what a saved state belongs to."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(net.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).data)
+    return digest.hexdigest()
 
 
 def _ids(ids: Nodes, name: str, nodes: int) -> Tensor:

@@ -177,6 +177,12 @@ def _states(config: PRESConfig, events: Events) -> int:
             f"--task states: {config.data} has no labels 0, 1, ... of its sources' states. Give a column label, or"
             " train with --task links."
         )
+    assert events.label is not None
+    if classes > max(100, 2 * int(events.label.unique().numel())):
+        raise InputError(
+            f"--task states: {config.data} has a label {classes - 1:,}, and classes are 0, 1, ... without gaps. Number"
+            " the labels anew."
+        )
     return classes
 
 

@@ -80,3 +80,8 @@ def test_the_latest_earlier_event_that_shares_an_end():
         expected.append(max(met.get(u, -1), met.get(v, -1)))
         met[u] = met[v] = e
     assert latest_earlier(events.src, events.dst, events.num_nodes).tolist() == expected
+
+
+@pytest.mark.parametrize("t", [torch.arange(10), torch.arange(10.0).double()], ids=["whole", "fractions"])
+def test_a_window_longer_than_the_stream_is_one_batch(t):
+    assert by_window(t, 1e30).tolist() == [0, 10]

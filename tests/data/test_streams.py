@@ -49,6 +49,41 @@ def test_csv_with_names(tmp_path):
     assert load(file).dst.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize(
+    "header",
+    ['"t","src","dst","label"', "t, src , dst,label", "\ufefft,src,dst,label"],
+    ids=["quoted", "spaces", "mark"],
+)
+def test_csv_whose_header_is_written_otherwise(tmp_path, header):
+    (tmp_path / "e.csv").write_text(f"{header}\n100,0,1,0\n200,1,2,1\n", encoding="utf-8")
+    events = load(tmp_path / "e.csv")
+    assert (events.t.tolist(), events.src.tolist(), events.dst.tolist()) == ([100, 200], [0, 1], [1, 2])
+    assert events.label.tolist() == [0, 1] and not events.bipartite
+
+
+@pytest.mark.parametrize("names", [["feat"], ["feat0", "feat1"], ["feat_0", "feat_1"]], ids=str)
+def test_csv_with_features(tmp_path, names):
+    rows = [",".join(map(str, [i, 0, 1, *range(len(names)), "x"])) for i in range(3)]
+    (tmp_path / "e.csv").write_text("\n".join([",".join(["t", "src", "dst", *names, "kind"]), *rows]) + "\n")
+    events = load(tmp_path / "e.csv")
+    assert events.feat.tolist() == [[float(i) for i in range(len(names))]] * 3
+    assert "kind" in events.notes[0]
+
+
+@pytest.mark.parametrize("text", ["source,target,time,weight\n0,1,5,2\n1,2,6,2\n", "0,1,5,0\n1,2,6,0\n"])
+def test_csv_that_names_nothing_we_know_is_refused(tmp_path, text):
+    (tmp_path / "e.csv").write_text(text)
+    with pytest.raises(InputError, match="Name the columns"):
+        load(tmp_path / "e.csv")
+
+
+@pytest.mark.parametrize("row", ["0.7,1,3,0,1", "0,1.5,3,0,1", "0,1,3,0.5,1"])
+def test_fractions_of_ids_and_labels_are_refused(tmp_path, row):
+    (tmp_path / "e.csv").write_text(f"user_id,item_id,timestamp,state_label,features\n0,0,1,0,1\n{row}\n")
+    with pytest.raises(InputError, match="no whole number"):
+        load(tmp_path / "e.csv")
+
+
 def test_pygs_temporal_data_in_any_order():
     data = TemporalData(
         src=torch.tensor([0, 1]), dst=torch.tensor([2, 3]), t=torch.tensor([9, 4]), msg=torch.tensor([[1.0], [2.0]])
@@ -71,6 +106,8 @@ def test_pygs_temporal_data_in_any_order():
         ({**COLUMNS, "feat": [[1.0], [2.0, 3.0], [4.0]]}, "several lengths"),
         ({**COLUMNS, "feat": [[1.0], [float("inf")], [4.0]]}, "NaN or an infinity"),
         ({name: [] for name in COLUMNS}, "no event"),
+        ({**COLUMNS, "src": [0, 160_000_000, 1]}, "without gaps"),
+        ({**COLUMNS, "label": [0.0, 0.5, 1.0]}, "no whole number"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -84,6 +121,15 @@ def test_ids_and_parts_that_do_not_fit(tmp_path):
         load(parquet(tmp_path / "e.parquet", COLUMNS, num_nodes=3))
     with pytest.raises(InputError, match="does not go from"):
         load(parquet(tmp_path / "f.parquet", COLUMNS, num_src_partition=1))
+    with pytest.raises(InputError, match="metadata says num_nodes"):
+        load(parquet(tmp_path / "g.parquet", COLUMNS, num_nodes="many"))
+
+
+def test_times_as_far_apart_as_int64_has_them(tmp_path):
+    far = [-(2**62) - 2**61, 0, 2**62 + 2**61]
+    assert load(parquet(tmp_path / "e.parquet", {**COLUMNS, "t": far})).t.tolist() == far
+    with pytest.raises(InputError, match="before event 0"):
+        load(parquet(tmp_path / "f.parquet", {**COLUMNS, "t": far[::-1]}))
 
 
 def test_files_that_are_none(tmp_path):

@@ -98,6 +98,38 @@ def test_a_stream_of_one_destination_cannot_be_ranked(tmp_path):
         trained(tmp_path / "run", data=str(tmp_path / "e.csv"))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"components": 2}, {"spread": True}, {"anchors": 5}, {"form": "rate"}, {"model": "apan", "aggregate": "mean"},
+        {"model": "apan", "messages": "snapshot"}, {"model": "jodie", "fanout": "5"},
+        {"embed": "identity", "fanout": "5"}, {"cut": "window", "window": float("inf")},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_flags_that_would_do_nothing_are_refused(settings):
+    with pytest.raises(InputError, match="Leave out|finite"):
+        replace(TINY, **settings)
+
+
+def test_classes_without_labels_are_refused(tmp_path):
+    lines = "".join(f"{i % 5},{5 + i % 3},{i},{10**10 * (i % 2)}\n" for i in range(100))
+    (tmp_path / "e.csv").write_text("src,dst,t,label\n" + lines)
+    with pytest.raises(InputError, match="Number the labels"):
+        trained(tmp_path / "run", data=str(tmp_path / "e.csv"), task="states")
+
+
+def test_other_features_are_another_stream(tmp_path):
+    file = tmp_path / "e.csv"
+    for shift in (0, 1):
+        lines = "".join(f"{i % 5},{5 + i % 3},{i},{shift + i % 4}\n" for i in range(200))
+        file.write_text("src,dst,t,feat\n" + lines)
+        if not shift:
+            trained(tmp_path / "run", data=str(file))
+    with pytest.raises(InputError, match="not the stream"):
+        session.evaluate(tmp_path / "run")
+
+
 def stepped(table, net, events, *, beta=0.0, size=6):
     """Losses and gradients of a pass over the events in batches."""
     sampler, found = Sampler(events, events.csr, (5,)), []

@@ -32,6 +32,7 @@ def by_window(t: Tensor, width: float) -> Tensor:
         t: [m] moments.
         width: of a stretch, in the unit of time; the first one begins at the first event.
     """
+    width = min(width, float(t[-1] - t[0]) + 1)  # a stretch that holds all
     number = ((t - t[0]) / width).floor() if t.is_floating_point() else (t - t[0]) // _whole(width)
     starts = torch.cat([torch.ones(1, dtype=torch.bool), number.diff() > 0]).nonzero()[:, 0]
     return torch.cat([starts, torch.tensor([t.numel()])])

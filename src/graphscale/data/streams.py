@@ -3,12 +3,15 @@
 Parquet: columns ``src``, ``dst``, ``t``, optionally ``label`` and ``feat`` (lists of one length); in the file's
 metadata optionally ``num_nodes``, ``num_src_partition`` and ``has_label``. JODIE's CSV: ``user_id,item_id,timestamp,
 state_label,features...`` after one line of names; users and items are numbered apart there, and one after the other
-here.
+here. Any other CSV has Parquet's columns by name, features as ``feat``, ``feat0``, ``feat1``, ... .
 """
 
 from __future__ import annotations
 
+import csv
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from graphscale import scratch
 from graphscale.data.planted_stream import planted_stream
 from graphscale.data.pyg import DATA_VARIABLE
 from graphscale.errors import InputError, first_sentence
-from graphscale.events import Events, stream
+from graphscale.events import Events, stream, whole
 from graphscale.store.folder import is_stream
 from graphscale.store.stream import read_stream
 
@@ -110,12 +113,19 @@ def read_parquet(path: Path, *, directed: bool = False) -> Events:
     try:
         return stream(
             *(columns[name] for name in _NEEDED),
-            num_nodes=int(said["num_nodes"]) if "num_nodes" in said else None,
-            feat=columns.get("feat"), label=columns.get("label"), num_src=int(said.get("num_src_partition", 0)),
+            num_nodes=_said(said, "num_nodes", None), num_src=_said(said, "num_src_partition", 0),
+            feat=columns.get("feat"), label=columns.get("label"),
             directed=directed,
         )  # fmt: skip
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _said(metadata: dict[str, str], name: str, otherwise: Any) -> Any:
+    value = metadata.get(name)
+    if value is not None and not value.isdecimal():
+        raise InputError(f"its metadata says {name} = {value!r}, and a whole number is needed. Write it again.")
+    return otherwise if value is None else int(value)
 
 
 def _read_blocks(file: Any, wanted: list[str]) -> dict[str, Tensor]:
@@ -174,21 +184,33 @@ def read_csv(path: Path, *, directed: bool = False) -> Events:
         InputError: where it is damaged, has too few columns, or is no sound stream.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            named = file.readline().strip().split(",")
-        plain = all(name in named for name in _NEEDED)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            named = [name.strip() for name in next(csv.reader(file, skipinitialspace=True), [])]
+        jodies = named[:3] == ["user_id", "item_id", "timestamp"]
+        if not jodies:
+            _demand_columns(path, named)
         # JODIE's header has one name for all features, so its lines are longer than their header.
-        options = pa_csv.ReadOptions(skip_rows=0 if plain else 1, autogenerate_column_names=not plain)
+        options = pa_csv.ReadOptions(
+            skip_rows=1, autogenerate_column_names=jodies, column_names=None if jodies else named
+        )
         table = pa_csv.read_csv(path, read_options=options)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV ({first_sentence(error)}). Mend the file.") from error
     try:
-        if plain:
-            label = _column(table, "label") if "label" in named else None
-            return stream(*(_column(table, name) for name in _NEEDED), label=label, directed=directed)
-        return _jodie(table, directed)
+        return _jodie(table, directed) if jodies else _named(table, directed)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _named(table: Any, directed: bool) -> Events:
+    wide = [name for name in table.column_names if re.fullmatch(r"feat[_.]?\d*", name)]
+    feat = torch.stack([_column(table, name).float() for name in wide], dim=1) if wide else None
+    label = _column(table, "label") if "label" in table.column_names else None
+    events = stream(*(_column(table, name) for name in _NEEDED), feat=feat, label=label, directed=directed)
+    unused = [name for name in table.column_names if name not in (*_NEEDED, "label", *wide)]
+    if not unused:
+        return events
+    return replace(events, notes=(*events.notes, f"columns that are not used: {', '.join(unused)}"))
 
 
 def _jodie(table: Any, directed: bool) -> Events:
@@ -198,10 +220,11 @@ def _jodie(table: Any, directed: bool) -> Events:
             " does not name src, dst and t. Name the columns."
         )
     user, item, t, label, *rest = (_column(table, name) for name in table.column_names)
+    user, item = whole(user, "user_id"), whole(item, "item_id")
     feat = torch.stack([column.float() for column in rest], dim=1) if rest else None
     users = int(user.max()) + 1
     return stream(
-        user.long(), item.long() + users, t, num_nodes=users + int(item.max()) + 1, feat=feat, label=label,
+        user, item + users, t, num_nodes=users + int(item.max()) + 1, feat=feat, label=label,
         num_src=users, directed=directed, sort=True,
     )  # fmt: skip
 
@@ -213,6 +236,8 @@ def from_temporal_data(data: Any, *, directed: bool = False) -> Events:
         InputError: where it is no sound stream.
     """
     src, dst, t = data.src, data.dst, data.t
+    if src.numel() == 0:
+        raise InputError("the stream has no event. Give at least one.")
     msg, y = getattr(data, "msg", None), getattr(data, "y", None)
     apart = int(src.max()) < int(dst.min())
     return stream(

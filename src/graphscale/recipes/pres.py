@@ -19,7 +19,7 @@ gradient of the task would reach gamma) and what is written back.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from graphscale.config import TrainConfig
@@ -118,6 +118,7 @@ class PRESConfig(TrainConfig):
         self.demand(("dim", "time_dim", "heads", "batch_size", "ranked", "eval_batch", "anchors"),
                     lambda v: v > 0, "must be above 0")  # fmt: skip
         self.demand(("dropout", "new", "pending"), lambda v: 0 <= v < 1, "must lie in [0, 1)")
+        self.demand(("window",), lambda v: 0 <= v < float("inf"), "must be finite and not negative")
         self.demand(("val", "test"), lambda v: 0 < v < 1, "must lie in (0, 1)")
         self.demand(("beta",), lambda v: 0 <= v < float("inf"), "must be finite and not negative")
         self.demand(("components",), lambda v: v in (1, 2), "must be 1 or 2")
@@ -134,6 +135,7 @@ class PRESConfig(TrainConfig):
                 "--messages snapshot keeps one memory of another end a node, and --aggregate mean needs one an event."
                 " Leave out one."
             )
+        self._refuse_idle()
         if self.model == "tgat" and (self.predicts() or self.beta):
             raise InputError("tgat has no memory to predict or to keep coherent. Leave out --gamma and --beta.")
         self.demand(("mu_every",), lambda v: v >= 0, "cannot be negative")
@@ -143,6 +145,21 @@ class PRESConfig(TrainConfig):
             raise InputError(f"{self.model} takes in no messages by a {self.update}. Leave --update out.")
         self.weight()
         self.fanouts()
+
+    def _refuse_idle(self) -> None:
+        """Flags that would do nothing."""
+        usual = {f.name: f.default for f in fields(self)}
+
+        def given(*names: str) -> list[str]:
+            return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) != usual[name]]
+
+        if not self.predicts() and (idle := given("form", "components", "anchors", "spread")):
+            raise InputError(f"{', '.join(idle)}: nothing is predicted at --gamma 1. Leave out, or give --gamma 0.5.")
+        if self.model == "apan" and (idle := given("aggregate", "messages")):
+            raise InputError(f"{', '.join(idle)}: apan has a mailbox of its own. Leave out.")
+        if not self.fanouts() and (idle := given("fanout")):
+            embed = self.embed or _SHAPES[self.model][1]
+            raise InputError(f"{', '.join(idle)}: the embedding {embed} looks at memory alone. Leave out.")
 
     def weight(self) -> float | None:
         """Gamma as a number; None where it is learned.
