@@ -14,7 +14,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,9 @@ import torch
 from study import machine
 from torch import Tensor
 
-from graphscale import configure, heap, probe
+from graphscale import configure, heap, probe, stream_runs
 from graphscale.batches.aboard import aboard
 from graphscale.batches.ahead import ahead
-from graphscale.batches.negatives import Negatives
 from graphscale.data.planted_stream import planted_stream
 from graphscale.loop import train_step
 from graphscale.recipes import pres
@@ -69,8 +69,26 @@ def _span(size: int) -> tuple[int, int]:
     return max(3, 10_000 // size), max(8, 50_000 // size)
 
 
+class Latest(torch.nn.Module):
+    """PyG's ``LastAggregator`` as it is with torch-scatter, which does not build here.
+
+    Without it PyG 2.8's fallback gives a node that has no message another one's.
+    """
+
+    def forward(self, msg: Tensor, index: Tensor, t: Tensor, dim_size: int) -> Tensor:
+        """[dim_size, d] of every node's latest message; 0 where it has none."""
+        order = t.argsort(stable=True)
+        last = torch.full((dim_size,), -1).scatter_reduce_(0, index[order], torch.arange(len(t)), "amax")
+        out = msg.new_zeros(dim_size, msg.shape[-1])
+        out[last >= 0] = msg[order[last[last >= 0]]]
+        return out
+
+
 class PyGTGN:
     """PyG's own modules, as its examples/tgn.py puts them together; they need a feature an event, which is 0.
+
+    Negatives are ours. With ``new``, memories are of the events of training alone, and evaluation sees the neighbours
+    of all, as in ``stream_scores``.
 
     Args:
         size: of a batch of training.
@@ -81,28 +99,35 @@ class PyGTGN:
         from torch_geometric.data import TemporalData
         from torch_geometric.loader import TemporalDataLoader
         from torch_geometric.nn import TGNMemory, TransformerConv
-        from torch_geometric.nn.models.tgn import IdentityMessage, LastAggregator, LastNeighborLoader
+        from torch_geometric.nn.models.tgn import IdentityMessage, LastNeighborLoader
 
+        self.data = data
         self.views = pres.read(configure("pres", data=data, preset="none", new=new))
         events, seen = self.views.events, self.views.numbers
-        lived = torch.cat([seen, torch.arange(self.views.val, events.num_events)])  # in the order of insertion
-        self.t, self.nodes = events.t[lived].long(), events.num_nodes
+        self.t, self.nodes = events.t[seen].long(), events.num_nodes  # in the order of insertion
         learned = TemporalData(
             src=events.src[seen].long(), dst=events.dst[seen].long(), t=events.t[seen].long(),
             msg=torch.zeros(seen.numel(), 1),
         )  # fmt: skip
-        self.loader = TemporalDataLoader(learned, batch_size=size, neg_sampling_ratio=1.0)
+        self.loader = TemporalDataLoader(learned, batch_size=size)
+        self.size, self.drawn = size, stream_runs.learning(configure("pres", data=data, preset="none"), self.views, 0)
         self.near = LastNeighborLoader(self.nodes, size=NEIGHBOURS)
         self.memory = TGNMemory(
             self.nodes, 1, WIDTH, WIDTH, message_module=IdentityMessage(1, WIDTH, WIDTH),
-            aggregator_module=LastAggregator(),
+            aggregator_module=Latest(),
         )  # fmt: skip
         self.conv = TransformerConv(WIDTH, WIDTH // 2, heads=2, dropout=0.1, edge_dim=WIDTH + 1)
         self.src, self.dst, self.out = (torch.nn.Linear(WIDTH, n) for n in (WIDTH, WIDTH, 1))
         self.modules = (self.memory, self.conv, self.src, self.dst, self.out)
         self.optimiser = torch.optim.Adam([p for m in self.modules for p in m.parameters()], lr=lr)
         self.assoc = torch.empty(self.nodes, dtype=torch.long)
-        self.stream = itertools.chain.from_iterable(iter(self.loader) for _ in itertools.count())
+        self.stream = itertools.chain.from_iterable(self.batches(seed) for seed in itertools.count())
+
+    def batches(self, seed: int) -> Iterator[tuple[Any, Tensor]]:
+        """Those of an epoch, each with a negative an event."""
+        events, seen = self.views.events, self.views.numbers
+        negatives = replace(self.drawn, seed=seed).draw(seen, events.src[seen], events.dst[seen])
+        yield from zip(self.loader, negatives[:, 0].split(self.size), strict=True)
 
     def embedded(self, n_id: Tensor) -> Tensor:
         """Embeddings of nodes and of their neighbours, found through ``assoc``."""
@@ -125,10 +150,10 @@ class PyGTGN:
 
     def step(self, _: int) -> None:
         """One batch of training."""
-        batch = next(self.stream)
+        batch, negative = next(self.stream)
         self.optimiser.zero_grad()
-        z = self.embedded(batch.n_id)
-        pos, neg = self.logits(z, batch.src, batch.dst), self.logits(z, batch.src, batch.neg_dst)
+        z = self.embedded(torch.cat([batch.src, batch.dst, negative]).unique())
+        pos, neg = self.logits(z, batch.src, batch.dst), self.logits(z, batch.src, negative)
         loss = torch.nn.functional.softplus(-pos).mean() + torch.nn.functional.softplus(neg).mean()
         self.took_place(batch.src, batch.dst, batch.t)
         loss.backward()
@@ -141,6 +166,7 @@ class PyGTGN:
             module.train()
         self.memory.reset_state()
         self.near.reset_state()
+        self.t = self.views.events.t[self.views.numbers].long()
         for i in range(len(self.loader)):
             self.step(i)
 
@@ -148,15 +174,20 @@ class PyGTGN:
     def scores(self) -> dict[str, dict[str, float]]:
         """Of validation and test, by the negatives and in the batches of ``stream_scores``."""
         events, found = self.views.events, {}
-        drawn = Negatives.of(events, "random", 20, seed=0, train_end=self.views.val, exclude=True)
+        drawn = stream_runs.ranked(configure("pres", data=self.data, preset="none"), self.views)
         for module in self.modules:
             module.eval()
+        self.near.reset_state()
+        for start in range(0, self.views.val, 200):
+            stop = min(start + 200, self.views.val)
+            self.near.insert(events.src[start:stop].long(), events.dst[start:stop].long())
+        self.t = events.t.long()
         for split, (first, end) in self.views.splits.items():
             means = LinkScores()
             for start in range(first, end, 200):
                 numbers = torch.arange(start, min(start + 200, end))
                 src, dst = events.src[numbers].long(), events.dst[numbers].long()
-                others = torch.cat([dst[:, None], drawn.draw(numbers, src, dst)], dim=1)
+                others = torch.cat([dst[:, None], drawn[split].draw(numbers, src, dst)], dim=1)
                 z = self.embedded(torch.cat([src, others.reshape(-1)]).unique())
                 logits = self.logits(z, src[:, None].expand_as(others), others)
                 new = ~(self.views.known[src] & self.views.known[dst])

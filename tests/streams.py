@@ -32,7 +32,7 @@ def small(*, num_events=EVENTS, nodes=NODES, features=0, ties=True, seed=0):
 
 def network(events, **kind):
     torch.manual_seed(1)
-    settings = {"update": "gru", "embed": "attention", "layers": 1, **kind}
+    settings = {"update": "gru", "embed": "attention", "layers": 1, "learned_times": True, **kind}
     return TemporalNet(DIM, events.num_features, time_dim=6, dropout=0.0, gaps=(3.0, 5.0), **settings)
 
 

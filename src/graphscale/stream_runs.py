@@ -152,6 +152,7 @@ def network(config: PRESConfig, events: Events, gaps: tuple[float, float]) -> Te
     return TemporalNet(
         config.dim, events.num_features, update=update, embed=embed, layers=layers, time_dim=config.time_dim,
         heads=config.heads, dropout=config.dropout, correction=correction, gaps=gaps, states=_states(config, events),
+        learned_times=config.frequencies == "learned",
     )  # fmt: skip
 
 

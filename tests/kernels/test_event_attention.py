@@ -54,6 +54,16 @@ def test_derivative_is_that_of_differences():
     assert gradcheck(lambda *x: attend_events(*fixed, *x), learned)
 
 
+def test_constant_frequencies_leave_the_other_gradients_as_they_are():
+    *fixed, learned = sampled(3, torch.float64)
+    found = []
+    for wanted in (learned, learned[2:]):
+        given = [x if any(x is y for y in wanted) else x.detach() for x in learned]
+        out, sums = attend_events(*fixed, *given)
+        found.append(torch.autograd.grad(out.sin().sum() + sums.cos().sum(), wanted))
+    assert all(torch.equal(one, other) for one, other in zip(found[0][2:], found[1], strict=True))
+
+
 def test_equals_events_projected_one_by_one():
     """Against the text of TGN: keys and values of [h_u || e] by one matrix each, a softmax over a query's events."""
     block, rows, age, feat, (w, b, query, key, value, _) = sampled(3, torch.float64)

@@ -35,7 +35,7 @@ KINDS = [
     {"aggregate": "mean", "new": 0.1, "negatives": "historical"},
     {"see": "fresh", "cut": "tbatch", "neighbors": "uniform"},
     {"messages": "snapshot", "memory": "disk", "embed": "sum", "update": "rnn"},
-    {"cut": "capped", "precision": "bf16"},
+    {"cut": "capped", "precision": "bf16", "frequencies": "learned"},
     {"task": "states"},
 ]
 
@@ -96,6 +96,14 @@ def test_a_stream_of_one_destination_cannot_be_ranked(tmp_path):
     (tmp_path / "e.csv").write_text("src,dst,t\n" + "".join(f"{i % 5},7,{i}\n" for i in range(100)))
     with pytest.raises(InputError, match="one destination"):
         trained(tmp_path / "run", data=str(tmp_path / "e.csv"))
+
+
+@pytest.mark.parametrize("model", ["tgn", "apan", "tgat"])
+def test_frequencies_are_learned_where_that_is_asked(tmp_path, model):
+    for how in ("fixed", "learned"):
+        trained(tmp_path / how, model=model, frequencies=how, epochs=1)
+    fixed, learned = (graphscale.load(tmp_path / how).time.w.detach() for how in ("fixed", "learned"))
+    assert torch.equal(fixed, torch.logspace(0, -9, 4)) and not torch.equal(fixed, learned)
 
 
 @pytest.mark.parametrize(

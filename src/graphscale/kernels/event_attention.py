@@ -36,7 +36,7 @@ def attend_events(
         rows: [m, E] the events of every query, in the same order: event e is entry e.
         age: [E] time since the event.
         feat: [E, F] of the event, constants.
-        w, b: [T] of the encoding.
+        w, b: [T] of the encoding, both constants or both learned.
         query: [m, H, W] scaled.
         key, value: [q, H, W].
         by_event: [H, m, T + F] what an event's numbers count in the score.
@@ -91,7 +91,8 @@ class _Attend(torch.autograd.Function):
         query, key, value, by_event, w, b, age, feat, share = ctx.saved_tensors
         grad, grad_sums = grad.contiguous(), grad_sums.contiguous()
         to_score, to_query, to_by_event = (torch.empty_like(x) for x in (share, query, by_event))
-        parts = query.new_empty(2, -(-query.shape[0] // loops.CHUNK), w.numel())
+        learned = ctx.needs_input_grad[4]
+        parts = query.new_empty(2, -(-query.shape[0] // loops.CHUNK), w.numel() if learned else 0)
         given = (age, feat, w, b, key, value, by_event, ctx.scale, share, grad, grad_sums)
         results = (to_score, to_query, to_by_event, *parts)
         looped(loops.attend_rows, ctx.block.indptr, ctx.block.indices, *given, *results)
@@ -99,5 +100,5 @@ class _Attend(torch.autograd.Function):
         to_key, to_value = torch.empty_like(key), torch.empty_like(value)
         arrays = (ctx.scale, share, to_score, query, grad, to_key, to_value)
         looped(loops.attend_columns, transposed.indptr, transposed.indices, entry, *arrays)
-        to_w, to_b = parts.sum(1).to(w.dtype)
+        to_w, to_b = parts.sum(1).to(w.dtype) if learned else (None, None)
         return to_query, to_key, to_value, to_by_event, to_w, to_b, None, None, None, None, None

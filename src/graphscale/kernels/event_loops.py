@@ -102,8 +102,11 @@ def attend_rows(
     by_event: Array, scale: Any, share: Array, grad: Array, grad_sums: Array, to_score: Array, to_query: Array,
     to_by_event: Array, to_w: Array, to_b: Array,
 ) -> None:  # fmt: skip
-    """Gradients to the scores [E, H], to the queries and ``by_event``, and of a chunk's queries to w and b."""
-    rows, heads, times = len(indptr) - 1, key.shape[1], len(w)
+    """Gradients to the scores [E, H], to the queries and ``by_event``, and of a chunk's queries to w and b.
+
+    Where w and b are constants ``to_w`` and ``to_b`` have no column.
+    """
+    rows, heads, times, learned = len(indptr) - 1, key.shape[1], len(w), to_w.shape[1] > 0
     for chunk in prange((rows + CHUNK - 1) // CHUNK):
         first, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, rows)
         most = _longest(indptr, first, stop)
@@ -117,7 +120,10 @@ def attend_rows(
             for h in range(heads):
                 to_by_event[h, r] = 0
             for e in range(lo, hi):
-                wave_and_slope(age[e], w, b, told[e - lo, :times], slope[e - lo])
+                if learned:
+                    wave_and_slope(age[e], w, b, told[e - lo, :times], slope[e - lo])
+                else:
+                    wave(age[e], w, b, told[e - lo, :times])
                 told[e - lo, times:] = feat[e]
                 for h in range(heads):
                     kept = scale if share[e, h] > 0 else key.dtype.type(0)
@@ -136,9 +142,9 @@ def attend_rows(
                     score, weight = to_score[e, h], max(share[e, h], key.dtype.type(0)) * scale
                     _add(score, key[indices[e], h], to_query[r, h])
                     _add(score, told[e - lo], to_by_event[h, r])
-                    for d in range(times):
+                    for d in range(times if learned else 0):
                         to_told[d] += score * by_event[h, r, d] + weight * grad_sums[h, r, d]
-                for d in range(times):
+                for d in range(times if learned else 0):
                     part = slope[e - lo, d] * to_told[d]
                     to_w[chunk, d] += part * age[e]
                     to_b[chunk, d] += part

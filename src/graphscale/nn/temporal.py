@@ -23,13 +23,18 @@ from graphscale.step import Params
 
 
 class Time(nn.Module):
-    """cos(w dt + b), w from 1 down to 1e-9 (TGAT's, as TGN has it)."""
+    """cos(w dt + b), w from 1 down to 1e-9 (TGAT's).
 
-    def __init__(self, dim: int) -> None:
+    TGN learns w and b. Adam moves every number by about its rate a step, which is far more than most of w: within an
+    epoch the slow frequencies are gone and long times are noise. They stay as they are unless ``learned``
+    (GraphMixer, Cong et al. 2023, has them fixed for the same reason).
+    """
+
+    def __init__(self, dim: int, *, learned: bool = False) -> None:
         super().__init__()
         self.dim = dim
-        self.w = nn.Parameter(torch.logspace(0, -9, dim))
-        self.b = nn.Parameter(torch.zeros(dim))
+        self.w = nn.Parameter(torch.logspace(0, -9, dim), requires_grad=learned)
+        self.b = nn.Parameter(torch.zeros(dim), requires_grad=learned)
 
     def forward(self, dt: Tensor) -> Tensor:
         """[...] -> [..., T]."""
@@ -206,16 +211,17 @@ class TemporalNet(nn.Module):
         correction: PRES's, over the update.
         gaps: (mean, deviation) of the time between a node's events, for ``time``.
         states: classes of a source's state, where they are foretold; 0 for links.
+        learned_times: whether the frequencies of encoded times are learned.
     """
 
     def __init__(
         self, dim: int, feat: int, *, update: str, embed: str, layers: int = 1, time_dim: int = 100, heads: int = 2,
         dropout: float = 0.1, correction: nn.Module | None = None, gaps: tuple[float, float] = (0.0, 1.0),
-        states: int = 0,
+        states: int = 0, learned_times: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.dim, self.embed, self.correction = dim, embed, correction
-        self.time = Time(time_dim)
+        self.time = Time(time_dim, learned=learned_times)
         self.update: nn.Module | None = None
         if update == "mail":
             self.update = Mails(dim, feat, self.time, heads, dropout)

@@ -57,6 +57,8 @@ class PRESConfig(TrainConfig):
     """Numbers of a memory and of an embedding."""
     time_dim: int = 100
     """Numbers of an encoded time."""
+    frequencies: Literal["fixed", "learned"] = "fixed"
+    """Of encoded times. TGN learns them, which loses the slow ones at once (nn/temporal.py)."""
     heads: int = 2
     """Attention heads; --dim must be a multiple."""
     dropout: float = 0.1
