@@ -140,8 +140,6 @@ _CLAIM = (
 )
 _STREAMS = {"wikipedia": "wikipedia_edges", "collegemsg": "collegemsg", "ml-100k": "ml-100k"}
 _MEASURED = {
-    "collegemsg": "test AP 81.0, of unseen nodes 78.7, one seed; no figure in the paper",
-    "collegemsg-pres": "test AP 78.7, of unseen nodes 74.6, one seed (collegemsg: 81.0); no figure in the paper",
     "wikipedia": f"{_NOT_YET}; TGN elsewhere, by other protocols: 98.5 to 98.9 (DGL's port), 96.6 (PyG's example)",
 }
 
