@@ -92,8 +92,9 @@ _SMALL = (
     _gas("citeseer-appnp", "citeseer", "appnp", (24, 6),
          "72.2 +- 1.1 over 5 seeds; full batch 72.7 +- 0.9; paper 72.63", clip=1.0, **_APPNP),
     _gas(
-        "citeseer-gcnii", "citeseer", "gcnii", (40, 20), "paper 73.89 +- 0.48", clip=1.0, layers=32, hidden=256,
-        dropout=0.7, **{**_GCNII, "theta": 0.6},
+        "citeseer-gcnii", "citeseer", "gcnii", (40, 20),
+        "73.0 +- 0.6 over 3 seeds; full batch 73.9 +- 0.9; paper 73.89", clip=1.0, layers=32, hidden=256, dropout=0.7,
+        **{**_GCNII, "theta": 0.6},
     ),
 )  # fmt: skip
 
