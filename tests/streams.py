@@ -14,6 +14,7 @@ from graphscale.nn.temporal import Correction, TemporalNet
 from graphscale.objectives.link import stream_loss
 from graphscale.run import Run
 from graphscale.sync.replicas import Replicas
+from graphscale.tables.mailbox import PredictiveMailbox
 from graphscale.tables.predictive import Prediction, Predictive
 from graphscale.world import World
 
@@ -40,23 +41,35 @@ def negatives(size, count=2, seed=0, nodes=NODES):
     return torch.randint(nodes, (size, count), generator=torch.Generator().manual_seed(seed))
 
 
-def composed(events, world):
+# Name -> (kind of network, its hops, kind of memory, its settings).
+KINDS = {
+    "tgn": ({}, (5,), Predictive, {}),
+    "tgn, mean": ({}, (5,), Predictive, {"of": "mean"}),
+    "jodie, snapshot": ({"update": "rnn", "embed": "time", "layers": 0}, (), Predictive, {"when": "snapshot"}),
+    "apan": ({"update": "mail", "embed": "identity", "layers": 0}, (), PredictiveMailbox, {}),
+}
+
+
+def composed(events, world, kind="tgn"):
     torch.manual_seed(0)
-    net = network(events, correction=Correction()).double()
-    table = Predictive(events, events.csr, DIM, prediction=Prediction(spread=True), dtype=torch.float64, world=world)
+    of_net, hops, of_memory, settings = KINDS[kind]
+    net = network(events, correction=Correction(), **of_net).double()
+    table = of_memory(
+        events, events.csr, DIM, prediction=Prediction(spread=True), dtype=torch.float64, world=world, **settings
+    )
     drawn = Negatives.of(events, "random", 2, seed=0, train_end=events.num_events)
     batches = StreamBatches(
-        Sampler(events, events.csr, (5,)), torch.arange(events.num_events), by_count(events.num_events, 7), drawn,
+        Sampler(events, events.csr, hops), torch.arange(events.num_events), by_count(events.num_events, 7), drawn,
         world=world,
     )  # fmt: skip
     sync = Replicas(net, torch.optim.Adam(net.parameters(), lr=0.01), stream_loss(net, beta=0.1), world=world)
     return Run(net, batches, sync, dict, (), "", tables={MEMORY: table}, world=world, begins=table.reset)
 
 
-def rank_of_two(rank, folder):
+def rank_of_two(rank, folder, kind):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    run = composed(small(num_events=50), World.current())
+    run = composed(small(num_events=50), World.current(), kind)
     for index in range(2):
         run.begins()
         for step, batch in enumerate(run.batches.epoch(index)):

@@ -10,6 +10,7 @@ import torch
 from forked import started
 from stopping import After
 from streams import DIM, composed, dealt_to, negatives, network, rank_of_two, small
+from streams import KINDS as NETWORKS
 
 import graphscale
 from graphscale import checkpoint, cli, configure, session, stream_runs
@@ -20,6 +21,7 @@ from graphscale.loop import commit, fetch
 from graphscale.nn.temporal import Correction
 from graphscale.objectives.link import incoherence, stream_loss
 from graphscale.recipes.pres import PRESConfig
+from graphscale.tables.mailbox import Mailbox
 from graphscale.tables.memory import Memory
 from graphscale.tables.predictive import Prediction, Predictive
 from graphscale.world import World
@@ -138,9 +140,9 @@ def test_other_features_are_another_stream(tmp_path):
         session.evaluate(tmp_path / "run")
 
 
-def stepped(table, net, events, *, beta=0.0, size=6):
+def stepped(table, net, events, *, beta=0.0, size=6, hops=(5,)):
     """Losses and gradients of a pass over the events in batches."""
-    sampler, found = Sampler(events, events.csr, (5,)), []
+    sampler, found = Sampler(events, events.csr, hops), []
     for start in range(0, events.num_events, size):
         numbers = torch.arange(start, min(events.num_events, start + size))
         batch = sampler.batch(numbers, start, negatives(numbers.numel(), seed=start))
@@ -152,11 +154,14 @@ def stepped(table, net, events, *, beta=0.0, size=6):
     return found
 
 
-def test_gamma_1_and_beta_0_are_the_plain_network_bit_for_bit():
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_gamma_1_and_beta_0_are_the_plain_network_bit_for_bit(kind):
     events = small()
-    plain = stepped(Memory(events, events.csr, DIM), network(events), events)
-    table = Predictive(events, events.csr, DIM, prediction=Prediction())
-    corrected = stepped(table, network(events, correction=Correction(1.0)), events)
+    of_net, hops, of_memory, settings = NETWORKS[kind]
+    bare = Memory if of_memory is Predictive else Mailbox
+    plain = stepped(bare(events, events.csr, DIM, **settings), network(events, **of_net), events, hops=hops)
+    table = of_memory(events, events.csr, DIM, prediction=Prediction(), **settings)
+    corrected = stepped(table, network(events, correction=Correction(1.0), **of_net), events, hops=hops)
     assert all(torch.equal(a, b) for a, b in zip(plain, corrected, strict=True))
 
 
@@ -192,10 +197,11 @@ def test_the_penalty_reaches_the_update_and_changes_no_memory():
     assert torch.equal(tables[0].columns["state"], tables[1].columns["state"])
 
 
-def test_two_ranks_equal_one_process_that_accumulates(tmp_path):
-    started(rank_of_two, str(tmp_path), size=2)
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_two_ranks_equal_one_process_that_accumulates(tmp_path, kind):
+    started(rank_of_two, str(tmp_path), kind, size=2)
     events = small(num_events=50)
-    run = composed(events, World())
+    run = composed(events, World(), kind)
     halves = [dealt_to(run.batches, rank) for rank in range(2)]
     slot, table = run.sync.slots()[0], run.tables[MEMORY]
     for index in range(2):
