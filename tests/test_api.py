@@ -228,6 +228,43 @@ def test_what_a_model_leaves_unused_is_said():
         with_history(GraphSAGE(data.num_features, 16, 2, 8), data, 4)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"histories": "gpu"}, "ram, on disk, or on the device"), ({"dtype": torch.int32}, "cannot hold rows"),
+        ({"data": "cora"}, "Data is needed"), ({"model": len}, "Module"),
+        ({"model": GCN(32, 16, 2, 8).double()}, "model.float"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_cannot_be_a_model_with_histories_is_refused(changes, says):
+    data = to_pyg(load_graph("planted:300"))
+    usual = {"model": GCN(data.num_features, 16, 2, 8), "data": data, "num_parts": 4}
+    with pytest.raises(InputError, match=says):
+        with_history(**{**usual, **changes})
+
+
+@pytest.mark.parametrize(
+    "made", [lambda data: with_history(GCN(32, 16, 2, 8), data, 4), lambda data: clusters(data, 4)]
+)
+def test_merged_edges_are_said(made):
+    data = to_pyg(load_graph("planted:300"))
+    data = Data(**{**data.to_dict(), "edge_index": torch.cat([data.edge_index, data.edge_index[:, :9]], 1)})
+    with pytest.warns(UserWarning, match="9 duplicate"):
+        made(data)
+
+
+def test_histories_on_the_models_device():
+    data = to_pyg(load_graph("planted:300"))
+    found = []
+    for place in ("ram", "device"):
+        torch.manual_seed(0)
+        histories = with_history(GCN(data.num_features, 16, 2, 8), data, 4, histories=place)
+        histories.model.train()
+        found.append(torch.cat([histories(batch).detach() for _ in range(2) for batch in histories.epoch(0)]))
+    assert torch.equal(*found)
+
+
 def test_histories_on_disk_and_in_half_precision():
     data = to_pyg(load_graph("planted:300"))
     histories = with_history(GCN(data.num_features, 16, 2, 8), data, 4, histories="disk", dtype=torch.bfloat16)

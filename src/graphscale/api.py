@@ -14,6 +14,7 @@ from graphscale.batch import Batch
 from graphscale.batches.cluster import ClusterBatches
 from graphscale.csr import Csr
 from graphscale.data.pyg import from_pyg
+from graphscale.errors import InputError
 from graphscale.graph import Graph
 from graphscale.loop import commit, fetch
 from graphscale.nn.exact import outputs
@@ -44,6 +45,16 @@ def _dense(batch: Batch) -> Batch:
     return replace(batch, x=batch.x.dense()) if isinstance(batch.x, Csr) else batch
 
 
+def _graph(data: Any) -> Graph:
+    if not hasattr(data, "edge_index"):
+        raise InputError(f"data is {type(data).__name__}: torch_geometric.data.Data is needed.")
+    graph = from_pyg(data, splits=("train",))
+    for note in graph.notes:
+        if "merged" in note:  # the others describe the data, this one changes what a model gives
+            warnings.warn(note, stacklevel=3)
+    return graph
+
+
 def clusters(
     data: Any, num_parts: int, parts_per_batch: int = 1, *, method: Method = "metis", seed: int = 0
 ) -> Clusters:
@@ -62,7 +73,7 @@ def clusters(
     Raises:
         InputError: where the data is not a sound homogeneous graph, or p and q do not fit it.
     """
-    graph = from_pyg(data, splits=("train",))
+    graph = _graph(data)
     cut = partition(graph, num_parts, method=method, seed=seed)
     return Clusters(ClusterBatches(cut.apply(graph), parts_per_batch, seed=seed))
 
@@ -121,7 +132,13 @@ def with_history(
     Raises:
         InputError: where the data is no sound graph, or the model cannot be exact with histories.
     """
-    graph = from_pyg(data, splits=("train",))
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model is {type(model).__name__}: a torch.nn.Module of PyG's layers is needed.")
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if types - {torch.float32}:
+        said = ", ".join(map(str, types))
+        raise InputError(f"the model has weights of {said}, and features are float32. Call model.float().")
+    graph = _graph(data)
     feed, notes = Feed.of(model, graph, faster=accelerate)
     for note in notes:
         warnings.warn(note, stacklevel=2)

@@ -38,7 +38,7 @@ def test_tables_on_disk_are_tables_in_memory(tmp_path, model):
     assert story(tmp_path / "ram") == story(tmp_path / "disk")
 
 
-@pytest.mark.parametrize("where", ["ram", "disk"])
+@pytest.mark.parametrize("where", ["ram", "disk", "device"])
 def test_a_resumed_run_has_its_histories(tmp_path, where):
     trained(tmp_path / "whole", epochs=5, histories=where)
     trained(tmp_path / "cut", epochs=3, histories=where)
@@ -179,3 +179,40 @@ def test_the_regulariser_and_compensation_are_not_for_one_run():
 def test_the_model_of_the_house_is_refused():
     with pytest.raises(InputError, match="splices histories into PyG's layers"):
         GASConfig(model="cluster_gcn")
+
+
+IN_PLACE = """
+import torch
+from torch_geometric.nn import GCNConv
+
+class Net(torch.nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.first, self.second = GCNConv(inputs, 8, bias=False), GCNConv(8, outputs)
+        self.act = torch.nn.ReLU(inplace=True)
+
+    def forward(self, x, edge_index):
+        return self.second(self.act(self.first(x, edge_index)), edge_index)
+"""
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+def test_layers_may_write_into_what_a_propagation_gave(monkeypatch, tmp_path, one_pass):
+    """Histories are measured and refreshed by a pass that cuts the graph of gradients there."""
+    if not one_pass:
+        monkeypatch.setattr("graphscale.nn.exact._ONE_PASS", 0)
+    (tmp_path / "writing_in_place.py").write_text(IN_PLACE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for model, more in (("gcnii", {"accelerate": False}), ("writing_in_place:Net", {})):
+        result = trained(tmp_path / "run", model=model, layers=3, epochs=2, refresh="epoch", **more)
+        assert result["histories"]["history_error/1"] >= 0
+
+
+def test_histories_lie_anywhere_to_the_bit(tmp_path):
+    places = ("ram", "disk", "device")
+    for settings in ({}, {"refresh": "epoch"}, {"history_dtype": "float16"}, {"compensation": "lmc"}):
+        stories = []
+        for place in places:
+            trained(tmp_path / place, epochs=3, histories=place, **settings)
+            stories.append(story(tmp_path / place))
+        assert stories[0] == stories[1] == stories[2]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from graphscale.graph import Graph
 from graphscale.nn import tiles
-from graphscale.nn.splice import Rows, last_input, spliced
+from graphscale.nn.splice import Rows, cut, last_input, spliced
 from graphscale.nn.static import ClusterGCN
 from graphscale.nn.stock import Feed
 
@@ -82,7 +82,7 @@ def _stock(
     def visit(number: int, out: Tensor) -> Tensor:
         if seen is not None:
             seen(number, 0, graph.num_nodes, out.detach().flatten(1).cpu())
-            return out.detach().requires_grad_(out.requires_grad)  # what came before need not be kept for gradients
+            return cut(out.detach(), out)
         return out
 
     with last_input(model) as last, spliced(model, visit):

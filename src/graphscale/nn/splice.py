@@ -71,3 +71,11 @@ def layers_of(model: nn.Module) -> list[Any]:
     from torch_geometric.nn import MessagePassing
 
     return [module for module in model.modules() if isinstance(module, MessagePassing)]
+
+
+def cut(rows: Tensor, out: Tensor) -> Tensor:
+    """Rows that need a gradient where ``out`` does, with nothing before them kept for it.
+
+    A layer may write into them (PyG's GCN2Conv does), which a leaf forbids.
+    """
+    return rows.requires_grad_().clone() if out.requires_grad else rows

@@ -25,7 +25,7 @@ from graphscale import scratch
 from graphscale.csr import Csr
 from graphscale.graph import Graph, take_rows
 from graphscale.nn.fast_calls import NoChance
-from graphscale.nn.splice import Rows, last_input, spliced
+from graphscale.nn.splice import Rows, cut, last_input, spliced
 from graphscale.nn.stock import Feed, toy
 from graphscale.nn.trial import MODES, TRIED, alike, on_trial
 from graphscale.reach import Reach
@@ -205,8 +205,7 @@ class _Sweep:
                     self.seen(number, tile.start, tile.stop, self.tables[number][tile.start : tile.stop])
                 raise _Reached
             rows = self.tables[number][tile.halo].to(out).view(-1, *out.shape[1:])
-            # What came before need not be kept for gradients, where there are any.
-            return torch.cat([out.detach()[:roots], rows]).requires_grad_(out.requires_grad)
+            return cut(torch.cat([out.detach()[:roots], rows]), out)
 
         graph, device = self.graph, self.device
         x = take_rows(graph.x, tile.n_id)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -115,8 +115,12 @@ def histories(
     """A table of histories in memory, in a file, or on the device that trains.
 
     Raises:
-        InputError: where a device would hold rows of several ranks.
+        InputError: where a device would hold rows of several ranks, or the place or the type is none.
     """
+    if place not in get_args(Place):
+        raise InputError(f"histories = {place!r}: they lie in ram, on disk, or on the device.")
+    if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise InputError(f"histories of {dtype} cannot hold rows. Use float32, bfloat16 or float16.")
     if place != "device":
         return History(num_rows, dim, dtype=dtype, disk=place == "disk", world=world, device=device)
     if world is not None and world.size > 1:
