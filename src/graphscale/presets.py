@@ -141,7 +141,9 @@ _CLAIM = (
 )
 _STREAMS = {"wikipedia": "wikipedia_edges", "collegemsg": "collegemsg", "ml-100k": "ml-100k"}
 _MEASURED = {
-    "wikipedia": f"{_NOT_YET}; TGN elsewhere, by other protocols: 98.5 to 98.9 (DGL's port), 96.6 (PyG's example)",
+    "wikipedia": "test AP 97.3 +- 0.2 over 3 seeds, new nodes 96.2; PyG's modules by the same protocol 96.5 +- 0.2",
+    "collegemsg": "test AP 84.7 +- 0.5 over 3 seeds, new nodes 84.6; no figure in the paper",
+    "ml-100k": "test AP 78.0 +- 0.5 over 3 seeds, new nodes 77.9; no figure in the paper",
 }
 
 
