@@ -16,12 +16,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import date
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import torch
-from study import machine
+from study import Table, report
 from torch import Tensor
 
 from graphscale import configure, heap, probe, stream_runs
@@ -35,8 +35,6 @@ from graphscale.run import Run
 from graphscale.store.stream import write_stream
 from graphscale.stream_scores import LINKS, LinkScores
 
-RESULTS = Path(__file__).parent / "results"
-Table = tuple[list[str], list[list[str]]]
 STREAMS = ("wikipedia_edges", "collegemsg", "ml-100k")
 DEVICE = "cpu"
 WIDTH, NEIGHBOURS, SIZES = 100, 10, (200, 1000, 4000)
@@ -389,22 +387,9 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     heap.keep_freed()
     asked.work.mkdir(parents=True, exist_ok=True)
-    lines = [
-        f"# PRES and networks over streams, {date.today()}",
-        "",
-        f"Machine: {machine()}. Versions: {json.dumps(probe.versions())}. Commit: {probe.commit()}.",
-        f"Command: `python benchmarks/pres.py --threads {asked.threads}`.",
-    ]
-    tables: dict[str, list[list[str]]] = {}
-    for name in asked.only:
-        header, rows = TABLES[name](asked.work)
-        tables[name] = rows
-        lines += ["", f"## {name}", "", str(TABLES[name].__doc__), "", "| " + " | ".join(header) + " |"]
-        lines += ["|" + "---|" * len(header), *("| " + " | ".join(row) + " |" for row in rows)]
-    text = "\n".join([*lines, ""])
-    (RESULTS / f"pres_{'_'.join(asked.only)}_{date.today()}.md").write_text(text, encoding="utf-8")
-    print(text)
-    print(json.dumps({"benchmark": "pres", "machine": machine(), "tables": tables}))
+    command = f"python benchmarks/pres.py --only {' '.join(asked.only)} --threads {asked.threads} --device {DEVICE}"
+    made = {name: wraps(TABLES[name])(partial(TABLES[name], asked.work)) for name in asked.only}
+    report("pres", "Networks over streams: speed", command, made)
 
 
 if __name__ == "__main__":

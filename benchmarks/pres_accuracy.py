@@ -10,29 +10,27 @@ benchmarks/results/pres_TABLES_DATE.md of the tables that were asked for, their 
 from __future__ import annotations
 
 import argparse
-import inspect
 import itertools
-import json
 import statistics
 from collections.abc import Callable
 from datetime import date
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import torch
 from pres import PyGTGN
 from sklearn.metrics import roc_auc_score
-from study import Ledger, machine
+from study import RESULTS, Ledger, Table, report
 from torch import Tensor
 
-from graphscale import advising, configure, heap, probe, stream_runs
+from graphscale import advising, configure, heap, stream_runs
 from graphscale.recipes import pres
 from graphscale.stream_baselines import EdgeBank, PopTrack, baseline
 
-RESULTS = Path(__file__).parent / "results"
-Table = tuple[list[str], list[list[str]]]
 Results = dict[int, dict[str, Any]]  # seed -> a line of the ledger
 STREAMS = ("wikipedia_edges", "collegemsg", "ml-100k", "enron")
+PEERS = STREAMS[:2]  # where PyG's modules are trained as well
 MODELS: dict[str, dict[str, Any]] = {
     "TGN": {"model": "tgn"}, "JODIE": {"model": "jodie"}, "APAN": {"model": "apan"}, "TGAT": {"model": "tgat"},
 }  # fmt: skip
@@ -116,14 +114,14 @@ def links(study: Study) -> Table:
     if study.make:  # TGN and its peer first: a study that is stopped says something
         for (name, settings), data in itertools.product(MODELS.items(), STREAMS):
             study.runs(f"{data}-{name}", {"data": data, **USUAL, **settings})
-            if (name, data) == ("TGN", "wikipedia_edges"):
+            if name == "TGN" and data in PEERS:
                 study.peers(data)
     lines = []
     for data in STREAMS:
         for name, settings in MODELS.items():
             found = study.runs(f"{data}-{name}", {"data": data, **USUAL, **settings})
             lines.append([data, name, *_means(found, SHOWN)])
-        if data == "wikipedia_edges":
+        if data in PEERS:
             lines.append([data, "TGN, PyG's modules", *_means(study.peers(data), SHOWN)])
         config = configure("pres", data=data, **{k: v for k, v in USUAL.items() if k != "threads"})
         views = pres.read(config)
@@ -350,22 +348,9 @@ def main() -> None:
     heap.keep_freed()
     asked.work.mkdir(parents=True, exist_ok=True)
     study = Study(asked.work, asked.seeds, make=not asked.there)
-    lines = [
-        f"# PRES and networks over streams, {date.today()}",
-        "",
-        f"Machine: {machine()}. Versions: {json.dumps(probe.versions())}. Commit: {probe.commit()}.",
-        f"Command: `python benchmarks/pres_accuracy.py --only {' '.join(asked.only)} --seeds {asked.seeds}`.",
-    ]
-    tables: dict[str, list[list[str]]] = {}
-    for name in asked.only:
-        header, rows = TABLES[name](study)
-        tables[name] = rows
-        lines += ["", f"## {name}", "", inspect.getdoc(TABLES[name]) or "", "", "| " + " | ".join(header) + " |"]
-        lines += ["|" + "---|" * len(header), *("| " + " | ".join(row) + " |" for row in rows)]
-    text = "\n".join([*lines, ""])
-    (RESULTS / f"pres_{'_'.join(asked.only)}_{date.today()}.md").write_text(text, encoding="utf-8")
-    print(text)
-    print(json.dumps({"benchmark": "pres_accuracy", "machine": machine(), "tables": tables}))
+    command = f"python benchmarks/pres_accuracy.py --only {' '.join(asked.only)} --seeds {asked.seeds}"
+    made = {name: wraps(TABLES[name])(partial(TABLES[name], study)) for name in asked.only}
+    report("pres_accuracy", "PRES and networks over streams", command, made)
 
 
 if __name__ == "__main__":

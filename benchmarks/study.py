@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import platform
 import statistics
@@ -13,9 +14,12 @@ from typing import Any
 
 import torch
 
-from graphscale import configure, train
+from graphscale import configure, probe, train
 from graphscale.config import plain
 from graphscale.folder import dumps
+
+RESULTS = Path(__file__).parent / "results"
+Table = tuple[list[str], list[list[str]]]  # header, rows
 
 
 def trained(
@@ -90,6 +94,23 @@ def special(settings: dict[str, Any], recipe: str = "cluster_gcn") -> dict[str, 
     """The settings of a run that differ from the recipe's defaults."""
     usual = plain(configure(recipe, data="planted", preset="none"))
     return {name: value for name, value in settings.items() if name != "seed" and value != usual.get(name)}
+
+
+def report(name: str, title: str, command: str, tables: dict[str, Callable[[], Table]]) -> None:
+    """Make tables, write them to benchmarks/results/NAME_TABLES_DATE.md, print them and a JSON line at the end."""
+    lines = [f"# {title}, {date.today()}", ""]
+    lines += [f"Machine: {machine()}. Versions: {json.dumps(probe.versions())}. Commit: {probe.commit()}."]
+    lines += [f"Command: `{command}`."]
+    found: dict[str, list[list[str]]] = {}
+    for table, make in tables.items():
+        said, (header, rows) = inspect.getdoc(make) or "", make()
+        found[table] = rows
+        lines += ["", f"## {table}", "", said, "", "| " + " | ".join(header) + " |"]
+        lines += ["|" + "---|" * len(header), *("| " + " | ".join(row) + " |" for row in rows)]
+    text = "\n".join([*lines, ""])
+    (RESULTS / f"{name.split('_')[0]}_{'_'.join(tables)}_{date.today()}.md").write_text(text, encoding="utf-8")
+    print(text)
+    print(json.dumps({"benchmark": name, "machine": machine(), "tables": found}))
 
 
 def machine() -> str:
