@@ -99,7 +99,7 @@ def test_a_run_that_nobody_held_whole_is_scored_predicted_and_exported_at_its_be
     assert all(torch.equal(written[name], value) for name, value in model.state_dict().items())
 
 
-def test_shards_that_are_gone_or_of_other_features_are_an_error_in_words(tmp_path, capsys):
+def test_shards_that_are_gone_or_of_other_features_are_an_error_in_words(tmp_path, capsys, data_dir):
     run = tmp_path / "run"
     trained(run, evaluate="columns", epochs=2)
     assert main(["evaluate", str(run), "--data", "cora"]) == 2
