@@ -127,3 +127,53 @@ class Slow:
             u, v = int(self.events.src[e]), int(self.events.dst[e])
             for own, other in ((u, v), (v, u)) if u != v else ((u, u),):
                 self.pending[own].append((e, other, self.state[other]))
+
+
+class SlowMail(Slow):
+    """APAN: a list of the latest mails a node, each told of by one event."""
+
+    def __init__(self, net, events, *, slots=10, neighbours=10, combine="mean"):
+        self.slots, self.combine = slots, combine
+        super().__init__(net, events, k=neighbours)
+
+    def reset(self):
+        self.state, self.mails = {}, {}  # node -> memory; [(mail, event)], the latest last
+
+    def updated(self, node):
+        """Attention of the memory over the mails, the time of each counted to the newest one."""
+        state, mails, net = self.state.get(node, self.zero()), self.mails.get(node, []), self.net.update
+        if not mails:
+            return state
+        moments = [self.events.t[event].item() for _, event in mails]
+        told = [torch.cat([mail, self.time(max(moments) - t)]) for (mail, _), t in zip(mails, moments, strict=True)]
+        seen = []
+        for query, keys, values in zip(
+            net.query(state).chunk(net.heads),
+            zip(*(net.key(m).chunk(net.heads) for m in told), strict=True),
+            zip(*(net.value(m).chunk(net.heads) for m in told), strict=True),
+            strict=True,
+        ):
+            scores = torch.stack([F.leaky_relu(query @ key / math.sqrt(len(query)), 0.2) for key in keys])
+            seen.append(sum(w * value for w, value in zip(scores.softmax(0), values, strict=True)))
+        return net.out(net.norm(torch.cat(seen) + state))
+
+    def advance(self, numbers):
+        """The ends keep their memories; each mails its last event to itself and to its neighbours before it."""
+        last = {}  # node -> (event, other end)
+        for e in numbers:
+            u, v = int(self.events.src[e]), int(self.events.dst[e])
+            last[u], last[v] = (e, v), (e, u)
+        self.state.update({node: self.updated(node).detach() for node in last})
+        boxes = {}
+        for node, (e, other) in last.items():
+            feat = [] if self.events.feat is None else [self.events.feat[e].to(self.zero())]
+            mail = torch.cat([self.state[node], self.state[other], *feat])
+            for to in [node, *(near for near, _ in self.neighbours(node, e))]:
+                boxes.setdefault(to, []).append((e, node, mail))
+        for to, came in boxes.items():
+            newest = max(e for e, _, _ in came)
+            if self.combine == "mean":
+                mail = torch.stack([m for _, _, m in came]).mean(0)
+            else:  # both ends may tell of one event: the larger of them counts
+                _, _, mail = max(came, key=lambda sent: sent[:2])
+            self.mails[to] = [*self.mails.get(to, []), (mail, newest)][-self.slots :]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from slow_stream import Slow
+from slow_stream import Slow, SlowMail
 from streams import DIM, EVENTS, NODES, negatives, network, small
 
 from graphscale.batches.stream import MEMORY, Sampler
 from graphscale.events import stream
 from graphscale.loop import commit, fetch
 from graphscale.objectives.link import stream_loss
+from graphscale.tables.mailbox import Mailbox
 from graphscale.tables.memory import Memory
 
 
@@ -36,20 +37,34 @@ def test_the_fast_pass_is_the_slow_one(size, fresh, kind):
     table_kind = {name: kind.pop(name) for name in ("when", "of") if name in kind}
     k = kind.pop("k", 10)
     net = network(events, **kind)
-    slow = Slow(net, events, k=k, **table_kind)
     table = None if net.update is None else Memory(events, events.csr, DIM, **table_kind)
-    tables = {} if table is None else {MEMORY: table}
-    fanouts = (k,) * len(net.layers)
-    sampler, objective = Sampler(events, events.csr, fanouts, see="fresh" if fresh else "lag"), stream_loss(net)
-    params = dict(net.named_parameters())
-    for start in range(0, EVENTS, size):
-        numbers = torch.arange(start, min(EVENTS, start + size))
+    sampler = Sampler(events, events.csr, (k,) * len(net.layers), see="fresh" if fresh else "lag")
+    _alike(net, table, sampler, Slow(net, events, k=k, **table_kind), size)
+
+
+@pytest.mark.parametrize("size", [1, 7])
+@pytest.mark.parametrize(
+    "kind", [{}, {"features": 3, "slots": 2}, {"neighbours": 2, "slots": 3}, {"combine": "last"}], ids=str
+)
+def test_mailboxes_are_the_slow_ones(size, kind):
+    kind = dict(kind)
+    events = small(num_events=2 * EVENTS, features=kind.pop("features", 0))
+    net = network(events, update="mail", embed="identity", layers=0)
+    table = Mailbox(events, events.csr, DIM, **kind)
+    _alike(net, table, Sampler(events, events.csr, ()), SlowMail(net, events, **kind), size)
+
+
+def _alike(net, table, sampler, slow, size):
+    """Losses, gradients and memories after every batch of a stream."""
+    tables, objective = {} if table is None else {MEMORY: table}, stream_loss(net)
+    params, count = dict(net.named_parameters()), sampler.events.num_events
+    for start in range(0, count, size):
+        numbers = torch.arange(start, min(count, start + size))
         others = negatives(numbers.numel(), seed=start)
         batch = sampler.batch(numbers, start, others)
-        rows = fetch(tables, batch.needs if tables else {})
-        outcome = objective({**params, **rows}, batch)
+        outcome = objective({**params, **fetch(tables, batch.needs if tables else {})}, batch)
         found = torch.autograd.grad(outcome.loss_sum, list(params.values()), allow_unused=True)
-        loss, _, _ = slow.batch(numbers.tolist(), others, fresh=fresh)
+        loss, _, _ = slow.batch(numbers.tolist(), others, fresh=sampler.see == "fresh")
         torch.testing.assert_close(outcome.loss_sum, loss, rtol=1e-4, atol=1e-5)
         expected = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
         for p, a, b in zip(params.values(), found, expected, strict=True):

@@ -60,7 +60,8 @@ class _Mails:
         """As ``Memory``; then the nodes' mails are delivered."""
         table: Any = self
         super().write(ids, values, time)  # type: ignore[misc]
-        ids = table.world.gather(ids.cpu()).unique() if table.world.size > 1 else ids.cpu()
+        # Ascending on one rank and on many: of two mails that tell of one event the larger sender's is the last.
+        ids = table.world.gather(ids.cpu()).unique()
         if not ids.numel():
             return
         _, event, other = table._pending(ids, last=True)
