@@ -9,11 +9,11 @@ import pytest
 import torch
 from streams import small
 
-from graphscale import cli, configure, session, store
+from graphscale import cli, configure, preparing, session, store
 from graphscale.data import streams
 from graphscale.errors import InputError
 from graphscale.events import stream
-from graphscale.store.stream import write_stream
+from graphscale.store.stream import read_stream, write_stream
 
 
 @pytest.mark.parametrize("features", [0, 2])
@@ -106,3 +106,35 @@ def test_a_stream_is_known_by_its_features_and_labels_too():
     ]  # fmt: skip
     assert len({e.identity() for e in [events, *other]}) == 5
     assert events.identity() == replace(events, notes=("said",)).identity()
+
+
+@pytest.mark.parametrize("kind", [{}, {"num_src": 5}, {"directed": True}], ids=str)
+def test_a_store_with_later_events_is_that_of_the_whole_stream(tmp_path, kind):
+    pairs = [(i % 5, 5 + i * 7 % 4, i // 2) for i in range(60)]
+    pairs += [(i % 5, 5 + i * 7 % 6, i // 2) for i in range(60, 90)]  # two nodes come with later events
+    for name, some in (("then", pairs[40:70]), ("last", pairs[70:])):
+        (tmp_path / f"{name}.csv").write_text("src,dst,t\n" + "".join(f"{u},{v},{t}\n" for u, v, t in some))
+    write_stream(stream(*torch.tensor(pairs[:40]).t(), **kind), tmp_path / "s")
+    for name in ("then", "last"):
+        assert cli.main(["prepare-events", str(tmp_path / f"{name}.csv"), "--to", str(tmp_path / "s"), "--append"]) == 0
+    found, whole = read_stream(tmp_path / "s"), stream(*torch.tensor(pairs).t(), **kind)
+    assert found.identity() == whole.identity() and store.verify(tmp_path / "s") == []
+    for name in ("indptr", "neighbour", "event"):
+        assert torch.equal(getattr(found.csr, name), getattr(whole.csr, name))
+    assert len(preparing.info(tmp_path / "s")["made"]["appended"]) == 2
+
+
+def test_what_a_store_cannot_go_on_with_leaves_it_as_it_is(tmp_path, capsys):
+    write_stream(small(num_events=60), tmp_path / "s")
+    before = read_stream(tmp_path / "s").identity()
+    (tmp_path / "early.csv").write_text("src,dst,t\n0,1,-5\n")
+    (tmp_path / "far.csv").write_text("src,dst,t\n0,9000000,500\n")
+    (tmp_path / "new.csv").write_text("src,dst,t\n0,900000,500\n")
+    to = ["--to", str(tmp_path / "s"), "--append"]
+    for source, said in (("early", "before the stream ends"), ("far", "without gaps")):
+        assert cli.main(["prepare-events", str(tmp_path / f"{source}.csv"), *to]) == 2
+        assert said in capsys.readouterr().err
+    assert cli.main(["prepare-events", str(tmp_path / "new.csv"), *to, "--overwrite"]) == 2
+    assert read_stream(tmp_path / "s").identity() == before
+    assert cli.main(["prepare-events", str(tmp_path / "new.csv"), "--to", str(tmp_path / "none"), "--append"]) == 2
+    assert "no readable store" in capsys.readouterr().err

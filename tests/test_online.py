@@ -26,6 +26,7 @@ KINDS = {
     "snapshot": {"messages": "snapshot"},
     "tgat": {"model": "tgat"},
     "uniform": {"neighbors": "uniform", "fanout": "2"},
+    "directed, new nodes": {"directed": True, "fanout": "4,3", "new": 0.1},
     "spread, two components": {"gamma": "0.5", "spread": True, "components": 2, "anchors": 11},
 }
 

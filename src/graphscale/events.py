@@ -16,6 +16,7 @@ from torch import Tensor
 
 from graphscale.errors import InputError
 from graphscale.kernels.temporal import TemporalCsr, extended, temporal_csr
+from graphscale.scratch import joined
 
 _BLOCK = 1 << 22  # events that are looked at at a time
 
@@ -105,16 +106,12 @@ class Events:
             InputError: where they begin before this stream ends, or are of another kind.
         """
         self.demand_follows(later)
-        wide = torch.promote_types(self.src.dtype, later.src.dtype)
-        clock = torch.promote_types(self.t.dtype, later.t.dtype)
         nodes = max(self.num_nodes, later.num_nodes)
         grown = replace(
-            self, num_nodes=nodes, kept={},
-            src=torch.cat([self.src.to(wide), later.src.to(wide)]),
-            dst=torch.cat([self.dst.to(wide), later.dst.to(wide)]),
-            t=torch.cat([self.t.to(clock), later.t.to(clock)]),
-            feat=None if self.feat is None or later.feat is None else torch.cat([self.feat, later.feat]),
-            label=None if self.label is None or later.label is None else torch.cat([self.label, later.label]),
+            self, num_nodes=nodes, kept={}, src=joined(self.src, later.src), dst=joined(self.dst, later.dst),
+            t=joined(self.t, later.t),
+            feat=None if self.feat is None or later.feat is None else joined(self.feat, later.feat),
+            label=None if self.label is None or later.label is None else joined(self.label, later.label),
         )  # fmt: skip
         if "csr" in self.__dict__ or self.kept:
             grown.__dict__["csr"] = extended(self.csr, later.src, later.dst, nodes, self.num_events, self.directed)
@@ -158,7 +155,7 @@ class Events:
 
 def stream(
     src: Tensor, dst: Tensor, t: Tensor, *, num_nodes: int | None = None, feat: Tensor | None = None,
-    label: Tensor | None = None, num_src: int = 0, directed: bool = False, sort: bool = False,
+    label: Tensor | None = None, num_src: int = 0, directed: bool = False, sort: bool = False, known: int = 0,
 ) -> Events:  # fmt: skip
     """A checked stream.
 
@@ -168,6 +165,7 @@ def stream(
         num_nodes: N; by default the largest id and one.
         num_src: where sources are nodes below it and destinations the others.
         sort: put events in the order of time, those of one moment as they come; otherwise they must be.
+        known: nodes of the stream that these events go on with.
 
     Raises:
         InputError: on anything unsound, naming the first event.
@@ -181,7 +179,7 @@ def stream(
         raise InputError("the stream has no event. Give at least one.")
     if feat is not None and feat.dim() != 2:
         raise InputError(f"feat is {list(feat.shape)}. Give [E, F]: a row of numbers an event.")
-    nodes = _num_nodes(src, dst, num_nodes)
+    nodes = _num_nodes(src, dst, num_nodes, known)
     label = None if label is None else whole(label, "label")
     t = t.to(torch.float64) if t.is_floating_point() else t.to(torch.int64)
     if t.is_floating_point() and not bool(t.isfinite().all()):
@@ -209,7 +207,7 @@ def stream(
     )  # fmt: skip
 
 
-def _num_nodes(src: Tensor, dst: Tensor, said: int | None) -> int:
+def _num_nodes(src: Tensor, dst: Tensor, said: int | None, known: int) -> int:
     """The number of nodes, as it is said or as the ids have it.
 
     Raises:
@@ -219,7 +217,7 @@ def _num_nodes(src: Tensor, dst: Tensor, said: int | None) -> int:
         if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
             raise InputError(f"{name} is {ids.dtype}: nodes are whole numbers. Convert the column.")
     nodes = 1 + int(torch.maximum(src.max(), dst.max())) if said is None else said
-    if said is None and nodes > max(1_000_000, 200 * src.numel()):
+    if said is None and nodes > max(1_000_000 + 2 * known, 200 * src.numel()):
         raise InputError(
             f"{src.numel():,} events name node {nodes - 1:,}: every number up to the largest is a node with a memory."
             " Number the nodes anew, from 0 without gaps."

@@ -15,7 +15,7 @@ from graphscale.data import edges, static
 from graphscale.data.communities import Like
 from graphscale.data.generated import generated
 from graphscale.errors import InputError
-from graphscale.events import Events
+from graphscale.events import Events, stream
 from graphscale.graph import Graph
 from graphscale.partitioning import Method, Partition, partition
 from graphscale.store.folder import EVENTS, TASKS, known_manifest
@@ -108,6 +108,27 @@ def prepare_events(source: str, to: Path, *, directed: bool = False, overwrite: 
     events = streams.load(source, directed=directed)
     made = {"source": source, "versions": probe.versions()}
     write_stream(events, to, made=made, overwrite=overwrite)
+    return read_stream(to)
+
+
+def append_events(source: str, to: Path) -> Events:
+    """Put later events at the end of a stored stream and return it: one pass of copies, whole or not at all.
+
+    Raises:
+        InputError: where there is no stored stream, or the events do not continue it.
+    """
+    from graphscale.data import streams
+
+    before = read_stream(to)
+    said = dict(store.manifest_of(to, *EVENTS)["made"])
+    later = streams.load(source, directed=before.directed, known=before.num_nodes)
+    if before.bipartite and not later.bipartite:  # a plain file does not say where sources end
+        later = stream(
+            later.src, later.dst, later.t, num_nodes=later.num_nodes, feat=later.feat, label=later.label,
+            num_src=before.num_src, directed=before.directed,
+        )  # fmt: skip
+    made = {**said, "appended": [*said.get("appended", []), source], "versions": probe.versions()}
+    write_stream(before.appended(later), to, made=made, overwrite=True)
     return read_stream(to)
 
 

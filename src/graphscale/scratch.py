@@ -72,6 +72,14 @@ def copied(array: Tensor) -> Tensor:
     return empty(*array.shape, dtype=array.dtype).copy_(array)
 
 
+def joined(first: Tensor, second: Tensor) -> Tensor:
+    """The rows of one array on the CPU and then those of another, in the type that holds both."""
+    kind = torch.promote_types(first.dtype, second.dtype)
+    out = empty(len(first) + len(second), *first.shape[1:], dtype=kind)
+    out[: len(first)], out[len(first) :] = first, second
+    return out
+
+
 def taken(rows: Tensor, index: Tensor) -> Tensor:
     """``rows[index]`` of an array on the CPU, in blocks."""
     out = empty(index.numel(), *rows.shape[1:], dtype=rows.dtype)

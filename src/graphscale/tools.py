@@ -76,7 +76,12 @@ def prepare(
 
 
 def prepare_events(
-    source: Annotated[str, tyro.conf.Positional], /, to: Path, directed: bool = False, overwrite: bool = False
+    source: Annotated[str, tyro.conf.Positional],
+    /,
+    to: Path,
+    directed: bool = False,
+    append: bool = False,
+    overwrite: bool = False,
 ) -> int:
     """Make a store of a stream of events on disk, memory-mapped, with every node's events in the order of time.
 
@@ -84,13 +89,22 @@ def prepare_events(
         source: what train pres takes as --data.
         to: folder of the store.
         directed: a node's neighbours are the sources of its events alone.
+        append: put the events at the end of the stream that lies in --to.
         overwrite: replace a store that lies in --to.
     """
     from graphscale import preparing
 
+    if append and (overwrite or directed):
+        raise InputError(
+            "--append goes on with the store as it is: leave out --overwrite, and --directed, which it knows."
+        )
+
     began = clock.perf_counter()
     with PeakMemory() as memory:
-        events = preparing.prepare_events(source, to, directed=directed, overwrite=overwrite)
+        if append:
+            events = preparing.append_events(source, to)
+        else:
+            events = preparing.prepare_events(source, to, directed=directed, overwrite=overwrite)
     peak = "" if memory.peak_mb is None else f", peak anonymous memory {memory.peak_mb:.0f} MB"
     print(
         f"{to}: {events.num_events:,} events of {events.num_nodes:,} nodes; {clock.perf_counter() - began:.0f} s{peak}"

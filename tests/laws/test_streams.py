@@ -9,6 +9,7 @@ from streams import DIM, EVENTS, NODES, negatives, network, small
 
 from graphscale.batches.stream import MEMORY, Sampler
 from graphscale.events import stream
+from graphscale.kernels.temporal import temporal_csr
 from graphscale.loop import commit, fetch
 from graphscale.objectives.link import stream_loss
 from graphscale.tables.mailbox import Mailbox
@@ -28,6 +29,7 @@ from graphscale.tables.memory import Memory
         {"update": "rnn", "embed": "time"},
         {"embed": "identity"},
         {"update": "none", "layers": 2, "k": 3, "features": 2},
+        {"layers": 2, "k": 3, "directed": True},
     ],
     ids=str,
 )
@@ -35,11 +37,12 @@ def test_the_fast_pass_is_the_slow_one(size, fresh, kind):
     kind = dict(kind)
     events = small(features=kind.pop("features", 0))
     table_kind = {name: kind.pop(name) for name in ("when", "of") if name in kind}
-    k = kind.pop("k", 10)
+    k, directed = kind.pop("k", 10), kind.pop("directed", False)
     net = network(events, **kind)
-    table = None if net.update is None else Memory(events, events.csr, DIM, **table_kind)
-    sampler = Sampler(events, events.csr, (k,) * len(net.layers), see="fresh" if fresh else "lag")
-    _alike(net, table, sampler, Slow(net, events, k=k, **table_kind), size)
+    table = None if net.update is None else Memory(events, events.csr, DIM, **table_kind)  # of either end's events
+    seen = temporal_csr(events.src, events.dst, NODES, directed=directed)
+    sampler = Sampler(events, seen, (k,) * len(net.layers), see="fresh" if fresh else "lag")
+    _alike(net, table, sampler, Slow(net, events, k=k, directed=directed, **table_kind), size)
 
 
 @pytest.mark.parametrize("size", [1, 7])

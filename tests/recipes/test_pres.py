@@ -39,6 +39,8 @@ KINDS = [
     {"messages": "snapshot", "memory": "disk", "embed": "sum", "update": "rnn"},
     {"cut": "capped", "precision": "bf16", "frequencies": "learned"},
     {"task": "states"},
+    {"directed": True, "new": 0.1},
+    {"directed": True, "see": "fresh", "fanout": "3,3"},
 ]
 
 
@@ -113,7 +115,8 @@ def test_frequencies_are_learned_where_that_is_asked(tmp_path, model):
     [
         {"components": 2}, {"spread": True}, {"anchors": 5}, {"form": "rate"}, {"model": "apan", "aggregate": "mean"},
         {"model": "apan", "messages": "snapshot"}, {"model": "jodie", "fanout": "5"},
-        {"embed": "identity", "fanout": "5"}, {"cut": "window", "window": float("inf")},
+        {"embed": "identity", "fanout": "5"}, {"model": "apan", "neighbors": "uniform"},
+        {"model": "jodie", "directed": True}, {"cut": "window", "window": float("inf")},
     ],
     ids=str,
 )  # fmt: skip

@@ -38,7 +38,7 @@ _NEEDED = ("src", "dst", "t")
 _BLOCK = 1 << 20  # events that are read at a time
 
 
-def load(name: str | Path, *, directed: bool = False, seed: int = 0) -> Events:
+def load(name: str | Path, *, directed: bool = False, seed: int = 0, known: int = 0) -> Events:
     """A stream by name.
 
     Args:
@@ -47,6 +47,7 @@ def load(name: str | Path, *, directed: bool = False, seed: int = 0) -> Events:
             PyG's ``JODIEDataset:Wikipedia``.
         directed: a node's neighbours are the sources of its events alone.
         seed: of a generated stream.
+        known: nodes of the stream that a file's events go on with.
 
     Raises:
         InputError: where nothing of that name exists or what exists is no sound stream.
@@ -56,11 +57,11 @@ def load(name: str | Path, *, directed: bool = False, seed: int = 0) -> Events:
         size = name.partition(":")[2].replace("_", "") or "20000"
         if not (size.isascii() and size.isdigit()) or int(size) < 100:
             raise InputError(f"'{name}' asks for no number of events from 100. Write planted-stream:20000.")
-        return planted_stream(int(size), seed=seed)
+        return replace(planted_stream(int(size), seed=seed), directed=directed)
     if name.startswith("tgb:"):
-        return _read_tgb(name.partition(":")[2])
+        return _read_tgb(name.partition(":")[2], directed)
     if ":" in name:
-        return _read_pyg(name)
+        return _read_pyg(name, directed)
     if stored := _store(name):
         events = read_stream(stored)
         if directed != events.directed:
@@ -68,7 +69,7 @@ def load(name: str | Path, *, directed: bool = False, seed: int = 0) -> Events:
             raise InputError(f"{stored} was prepared {kind}. Prepare it again, or change --directed.")
         return events
     path = _found(name)
-    return read_csv(path, directed=directed) if path.suffix == ".csv" else read_parquet(path, directed=directed)
+    return (read_csv if path.suffix == ".csv" else read_parquet)(path, directed=directed, known=known)
 
 
 def _store(name: str) -> Path | None:
@@ -92,7 +93,7 @@ def _found(name: str) -> Path:
     )
 
 
-def read_parquet(path: Path, *, directed: bool = False) -> Events:
+def read_parquet(path: Path, *, directed: bool = False, known: int = 0) -> Events:
     """A Parquet file of events, read in blocks into arrays that lie in files where they are large.
 
     Raises:
@@ -114,8 +115,7 @@ def read_parquet(path: Path, *, directed: bool = False) -> Events:
         return stream(
             *(columns[name] for name in _NEEDED),
             num_nodes=_said(said, "num_nodes", None), num_src=_said(said, "num_src_partition", 0),
-            feat=columns.get("feat"), label=columns.get("label"),
-            directed=directed,
+            feat=columns.get("feat"), label=columns.get("label"), directed=directed, known=known,
         )  # fmt: skip
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -177,7 +177,7 @@ def _lists(table: Any) -> Tensor:
     return torch.from_numpy(np.array(flat.reshape(len(column), -1)))
 
 
-def read_csv(path: Path, *, directed: bool = False) -> Events:
+def read_csv(path: Path, *, directed: bool = False, known: int = 0) -> Events:
     """JODIE's CSV, or one whose header names src, dst and t.
 
     Raises:
@@ -197,16 +197,17 @@ def read_csv(path: Path, *, directed: bool = False) -> Events:
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV ({first_sentence(error)}). Mend the file.") from error
     try:
-        return _jodie(table, directed) if jodies else _named(table, directed)
+        return _jodie(table, directed) if jodies else _named(table, directed, known)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def _named(table: Any, directed: bool) -> Events:
+def _named(table: Any, directed: bool, known: int) -> Events:
     wide = [name for name in table.column_names if re.fullmatch(r"feat[_.]?\d*", name)]
     feat = torch.stack([_column(table, name).float() for name in wide], dim=1) if wide else None
     label = _column(table, "label") if "label" in table.column_names else None
-    events = stream(*(_column(table, name) for name in _NEEDED), feat=feat, label=label, directed=directed)
+    ends_and_times = (_column(table, name) for name in _NEEDED)
+    events = stream(*ends_and_times, feat=feat, label=label, directed=directed, known=known)
     unused = [name for name in table.column_names if name not in (*_NEEDED, "label", *wide)]
     if not unused:
         return events
@@ -246,7 +247,7 @@ def from_temporal_data(data: Any, *, directed: bool = False) -> Events:
     )  # fmt: skip
 
 
-def _read_pyg(name: str) -> Events:
+def _read_pyg(name: str, directed: bool) -> Events:
     from torch_geometric import datasets  # seconds to import, so only when asked for
 
     kind, _, rest = name.partition(":")
@@ -259,10 +260,10 @@ def _read_pyg(name: str) -> Events:
         raise InputError(f"PyG could not give {name}: {first_sentence(error)}. It looks in {root}.") from error
     if not all(hasattr(data, part) for part in _NEEDED):
         raise InputError(f"{name} is no stream: it has no src, dst and t. Use JODIEDataset or another TemporalData.")
-    return from_temporal_data(data)
+    return from_temporal_data(data, directed=directed)
 
 
-def _read_tgb(name: str) -> Events:
+def _read_tgb(name: str, directed: bool) -> Events:
     try:
         from tgb.linkproppred.dataset import LinkPropPredDataset  # type: ignore[import-not-found]
     except ImportError as error:
@@ -274,5 +275,6 @@ def _read_tgb(name: str) -> Events:
         torch.from_numpy(np.asarray(full["destinations"], dtype=np.int64)),
         torch.from_numpy(np.asarray(full["timestamps"], dtype=np.int64)),
         feat=torch.from_numpy(feat.reshape(len(feat), -1)),
+        directed=directed,
         sort=True,
     )

@@ -17,6 +17,7 @@ from numba import njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
 
+from graphscale import scratch
 from graphscale.kernels import temporal_torch
 from graphscale.kernels.sampling import mix
 from graphscale.kernels.tail import NONE, Tail
@@ -66,7 +67,8 @@ def temporal_csr(src: Tensor, dst: Tensor, num_nodes: int, *, directed: bool = F
     count = torch.zeros(num_nodes + 1, dtype=torch.int64)
     looped(_count, src, dst, directed, count)
     indptr = count.cumsum(0)
-    neighbour, event = src.new_empty(int(indptr[-1])), torch.empty(int(indptr[-1]), dtype=torch.int64)
+    entries = int(indptr[-1])
+    neighbour, event = scratch.empty(entries, dtype=src.dtype), scratch.empty(entries, dtype=torch.int64)
     looped(_fill, src, dst, directed, indptr.clone(), neighbour, event)
     return TemporalCsr(indptr, neighbour, event)
 
@@ -76,8 +78,8 @@ def extended(csr: TemporalCsr, src: Tensor, dst: Tensor, num_nodes: int, first: 
     tail = temporal_csr(src, dst, num_nodes, directed=directed)
     old = torch.nn.functional.pad(csr.indptr, (0, num_nodes - csr.num_nodes), value=int(csr.indptr[-1]))
     indptr = old + tail.indptr
-    neighbour = tail.neighbour.new_empty(int(indptr[-1]), dtype=torch.promote_types(csr.neighbour.dtype, src.dtype))
-    event = torch.empty(int(indptr[-1]), dtype=torch.int64)
+    entries, wide = int(indptr[-1]), torch.promote_types(csr.neighbour.dtype, src.dtype)
+    neighbour, event = scratch.empty(entries, dtype=wide), scratch.empty(entries, dtype=torch.int64)
     arrays = (old, csr.neighbour, csr.event, tail.indptr, tail.neighbour, tail.event, first, indptr, neighbour, event)
     looped(_behind, *arrays)
     return TemporalCsr(indptr, neighbour, event)

@@ -159,7 +159,7 @@ class PRESConfig(TrainConfig):
             raise InputError(f"{', '.join(idle)}: nothing is predicted at --gamma 1. Leave out, or give --gamma 0.5.")
         if self.model == "apan" and (idle := given("aggregate", "messages")):
             raise InputError(f"{', '.join(idle)}: apan has a mailbox of its own. Leave out.")
-        if not self.fanouts() and (idle := given("fanout")):
+        if not self.fanouts() and (idle := given("fanout", "neighbors", "directed")):
             embed = self.embed or _SHAPES[self.model][1]
             raise InputError(f"{', '.join(idle)}: the embedding {embed} looks at memory alone. Leave out.")
 
