@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from graphscale.batches.negatives import Negatives
 from graphscale.batches.schedule import by_count
@@ -29,6 +31,19 @@ def small(*, num_events=EVENTS, nodes=NODES, features=0, ties=True, seed=0):
     t = torch.randint(0, 40 if ties else 10**6, (num_events,), generator=draw).sort().values
     feat = torch.randn(num_events, features, generator=draw) if features else None
     return stream(src, dst, t, num_nodes=nodes, feat=feat)
+
+
+class Made(TorchDispatchMode):
+    """Counts the numbers that operations give."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        fresh = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        if not func.is_view and not func._schema.name.endswith("_"):
+            self.numbers += sum(t.numel() for t in fresh)
+        return out
 
 
 def network(events, **kind):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from forked import started
 from stopping import After
-from streams import DIM, composed, dealt_to, negatives, network, rank_of_two, small
+from streams import DIM, Made, composed, dealt_to, negatives, network, rank_of_two, small
 from streams import KINDS as NETWORKS
 
 import graphscale
@@ -17,7 +17,7 @@ from graphscale import checkpoint, cli, configure, session, stream_runs
 from graphscale.batches.stream import MEMORY, Sampler
 from graphscale.errors import InputError
 from graphscale.interrupt import Interrupted
-from graphscale.loop import commit, fetch
+from graphscale.loop import commit, fetch, train_step
 from graphscale.nn.temporal import Correction
 from graphscale.objectives.link import incoherence, stream_loss
 from graphscale.recipes.pres import PRESConfig
@@ -198,6 +198,22 @@ def test_the_penalty_reaches_the_update_and_changes_no_memory():
     plain, with_penalty = (stepped(t, n, events, beta=b) for t, n, b in zip(tables, nets, (0.0, 0.5), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(plain, with_penalty, strict=True))
     assert torch.equal(tables[0].columns["state"], tables[1].columns["state"])
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_step_costs_what_it_touches(kind):
+    """The same events among a hundred times the nodes: the same work in sampling, learning and writing."""
+    work = []
+    for nodes in (1_000, 100_000):
+        run = composed(replace(small(num_events=60), num_nodes=nodes), World(), kind)
+        batches = run.batches.epoch(0)
+        for step in range(2):
+            train_step(run, next(batches), step)
+        with Made() as made:
+            for step in range(2, 5):
+                train_step(run, next(batches), step)
+        work.append(made.numbers)
+    assert work[0] == work[1] > 0
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

@@ -6,9 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from streams import DIM, NODES, small
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from streams import DIM, NODES, Made, small
 
 from graphscale.events import stream
 from graphscale.tables.mailbox import Mailbox
@@ -185,19 +183,6 @@ def test_a_memory_of_another_shape_is_refused():
     events = small()
     with pytest.raises(ValueError, match="cannot fill"):
         Memory(events, events.csr, DIM).load_state_dict(Memory(events, events.csr, DIM + 1).state_dict())
-
-
-class Made(TorchDispatchMode):
-    """Counts the numbers that operations give."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        fresh = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
-        if not func.is_view and not func._schema.name.endswith("_"):
-            self.numbers += sum(t.numel() for t in fresh)
-        return out
 
 
 def test_reading_and_writing_cost_what_they_touch():
