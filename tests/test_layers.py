@@ -18,8 +18,8 @@ LAYERS = tuple(
     batches tables nn width
     objectives sync metrics task_metrics checkpoint profile
     run loop evaluation histories nodes node_runs seeing gist_advice gist_outputs gist_runs testing stream_scores \
-    stream_baselines stream_coherence stream_monitors stream_runs fewshot_views fewshot_scores fewshot_parts \
-    fewshot_baselines fewshot_runs adapt_tables adapting \
+    stream_baselines stream_coherence stream_monitors stream_runs stream_views \
+    fewshot_views fewshot_scores fewshot_parts fewshot_baselines fewshot_runs adapt_tables adapting \
     task_preparing rating_scores rating_baselines rating_runs rating_adapt
     recipes
     folder profiling

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from graphscale import heap, stream_runs
+from graphscale import heap, stream_runs, stream_views
 from graphscale.batches.schedule import by_count
 from graphscale.batches.stream import MEMORY, StreamBatches
 from graphscale.errors import DivergenceError, InputError
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from graphscale.recipes.pres import PRESConfig
     from graphscale.stream_coherence import Coherence
-    from graphscale.stream_runs import StreamViews
+    from graphscale.stream_views import StreamViews
 
 SMALLEST, LARGEST, TRAINED = 50, 12_800, 20_000  # events
 PENDING, COHERENT = 0.75, 0.5  # the most ends that may be pending, the least that mu_low may be
@@ -101,7 +101,7 @@ def advise(config: PRESConfig) -> Advice:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     heap.keep_freed()
-    views = stream_runs.read(config)
+    views = stream_views.read(config)
     sizes = ladder(views.numbers.numel())
     config = replace(config, batch_size=sizes[0], mu_every=0)
     run = stream_runs.build(config, views, config.seed)

@@ -190,7 +190,7 @@ def live(
     # What a node takes in leaves out training's hidden events (--new); what is sampled does not, as in evaluation.
     csrs = {
         "seen": (past.csr, past.directed),
-        "lived": (past.csr if plain else stream_runs.lived(views, upto=views.val), False),
+        "lived": (past.csr if plain else views.lived(upto=views.val), False),
     }
     growing = Growing(past, csrs, merged=config.neighbors == "uniform" or config.aggregate == "mean")
     sampler = stream_runs.sampler(config, past, past.csr)

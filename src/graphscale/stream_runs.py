@@ -1,31 +1,29 @@
-"""Composing runs over a stream of events: what training sees, the memory, the network, the scores."""
+"""Composing runs over a stream of events: the memory, the network, the scores."""
 
 from __future__ import annotations
 
 import functools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from numba import njit
-from torch import Tensor
 
 from graphscale import rng
 from graphscale.batches.negatives import Negatives
 from graphscale.batches.schedule import scheduled
 from graphscale.batches.stream import MEMORY, Sampler, StreamBatches
-from graphscale.data import streams
 from graphscale.errors import InputError
 from graphscale.events import Events
-from graphscale.kernels.temporal import TemporalCsr, temporal_csr
+from graphscale.kernels.temporal import TemporalCsr
 from graphscale.nn.temporal import Correction, TemporalNet
 from graphscale.objectives.link import stream_loss
 from graphscale.run import Run, Scores, device_of
 from graphscale.stream_coherence import SAMPLE, Coherence, Probe
 from graphscale.stream_monitors import Monitors
 from graphscale.stream_scores import StreamScores
+from graphscale.stream_views import StreamViews, read
 from graphscale.sync.replicas import Replicas
 from graphscale.tables.mailbox import Mailbox, PredictiveMailbox
 from graphscale.tables.memory import Memory
@@ -36,73 +34,17 @@ if TYPE_CHECKING:
     from graphscale.recipes.pres import PRESConfig
 
 
-@dataclass(frozen=True)
-class StreamViews:
-    """A stream with its splits, and what of it training sees."""
-
-    events: Events
-    numbers: Tensor  # [m] events of training, ascending
-    val: int  # number of the first validation event
-    test: int
-    known: Tensor  # [N] bool: nodes that training sees
-
-    @property
-    def splits(self) -> dict[str, tuple[int, int]]:
-        """Name -> (first event, end)."""
-        return {"val": (self.val, self.test), "test": (self.test, self.events.num_events)}
-
-    def csr(self, numbers: Tensor, *, directed: bool) -> TemporalCsr:
-        """Every node's events among some, by their numbers in the whole stream."""
-        events = self.events
-        # Numbers 0, 1, ... are all that a query in their time may see of the whole stream's.
-        if directed == events.directed and numbers.numel() and int(numbers[-1]) == numbers.numel() - 1:
-            return events.csr
-        part = temporal_csr(events.src[numbers], events.dst[numbers], events.num_nodes, directed=directed)
-        return TemporalCsr(part.indptr, part.neighbour, numbers[part.event])
-
-
-def read(config: PRESConfig) -> StreamViews:
-    """The stream and its splits by time; with ``--new`` a share of nodes is kept from training.
-
-    Raises:
-        InputError: where there is no such stream, or nothing is left to train on.
-    """
-    events = streams.load(config.data, directed=config.directed)
-    val, test = events.split(config.val, config.test)
-    numbers = torch.arange(val)
-    if config.new:
-        hidden = _hidden(events, val, config.new)
-        numbers = numbers[~(hidden[events.src[:val].long()] | hidden[events.dst[:val].long()])]
-        if not numbers.numel():
-            raise InputError(f"--new {config.new} leaves no event to train on. Keep fewer nodes from training.")
-    known = torch.zeros(events.num_nodes, dtype=torch.bool)
-    known[events.src[numbers].long()] = True
-    known[events.dst[numbers].long()] = True
-    return StreamViews(events, numbers, val, test, known)
-
-
-def _hidden(events: Events, val: int, share: float) -> Tensor:
-    """[N] bool: nodes that training must not see, a share of those that validation and test meet (TGN's protocol)."""
-    later = torch.cat([events.src[val:], events.dst[val:]]).unique().long()
-    order = torch.randperm(later.numel(), generator=rng.generator(rng.DATA, 0))  # the same for all seeds
-    hidden = torch.zeros(events.num_nodes, dtype=torch.bool)
-    hidden[later[order[: round(share * later.numel())]]] = True
-    return hidden
-
-
 def build(config: PRESConfig, views: StreamViews, seed: int) -> Run:
     """The composed run of one seed."""
     world, device, events = World.current(), device_of(config.device), views.events
-    trained = views.csr(views.numbers, directed=events.directed)
-    gaps = _gaps(views, trained)
     with rng.isolated(rng.derive(rng.INIT, seed)):
-        net = network(config, events, gaps).to(device)
-    table = memory(config, views, gaps, world, device)
+        net = network(config, events, views.gaps).to(device)
+    table = memory(config, views, world, device)
     numbers, starts = scheduled(
         events, views.numbers, cut=config.cut, size=config.batch_size, window=config.window, share=config.pending
     )
     batches = StreamBatches(
-        sampler(config, events, trained), numbers, starts,
+        sampler(config, events, views.trained), numbers, starts,
         learning(config, views, seed),
         seed=seed, world=world,
     )  # fmt: skip
@@ -249,68 +191,35 @@ def restored(config: PRESConfig, state: Mapping[str, Any]) -> tuple[TemporalNet,
             f"{config.data} is not the stream that the run was trained on, and its memory is of that one. Bring the"
             " data back as it was."
         )
-    gaps = _gaps(views, views.csr(views.numbers, directed=views.events.directed))
-    net = network(config, views.events, gaps)
+    net = network(config, views.events, views.gaps)
     net.load_state_dict(state["model"])
-    table = memory(config, views, gaps, World(), device)
+    table = memory(config, views, World(), device)
     if table is not None:
         table.load_state_dict(state["tables"][MEMORY])
     return net.to(device).eval(), table, views
 
 
-def memory(
-    config: PRESConfig, views: StreamViews, gaps: tuple[float, float], world: World, device: torch.device
-) -> Memory | None:
+def memory(config: PRESConfig, views: StreamViews, world: World, device: torch.device) -> Memory | None:
     """The memory of a configuration, if it has one."""
     update, _, _ = config.shape()
     if update == "none":
         return None
     events = views.events
-    csr = lived(views)
+    csr = views.lived()
     usual: dict[str, Any] = {
         "when": config.messages, "of": config.aggregate, "disk": config.memory == "disk", "world": world,
         "device": device,
     }  # fmt: skip
     if not config.predicts():
         return (Mailbox if update == "mail" else Memory)(events, csr, config.dim, **usual)
-    how = Prediction(config.form, config.components, config.anchors, config.spread, max(gaps[0], 1e-9))
+    how = Prediction(config.form, config.components, config.anchors, config.spread, max(views.gaps[0], 1e-9))
     kind = PredictiveMailbox if update == "mail" else Predictive
     return kind(events, csr, config.dim, prediction=how, **usual)
-
-
-def lived(views: StreamViews, *, upto: int | None = None) -> TemporalCsr:
-    """What nodes take in, from either end: events of training, and those after it up to one."""
-    end = views.events.num_events if upto is None else upto
-    return views.csr(torch.cat([views.numbers, torch.arange(views.val, end)]), directed=False)
 
 
 def elsewhere(config: PRESConfig, data: str | None) -> PRESConfig:
     """The configuration with its stream in another place."""
     return config if data is None else replace(config, data=data)
-
-
-def _gaps(views: StreamViews, csr: TemporalCsr) -> tuple[float, float]:
-    """Mean and deviation of the time between two events of a node, in training alone."""
-    count, mean, square = _spread_of_gaps(
-        csr.indptr.numpy(), csr.event.numpy(), views.events.t.numpy(), int(views.numbers[-1]) + 1
-    )
-    return (mean, (square / (count - 1)) ** 0.5) if count > 1 else (1.0, 1.0)
-
-
-@njit(nogil=True, cache=True)
-def _spread_of_gaps(indptr: Any, event: Any, t: Any, end: int) -> tuple[int, float, float]:
-    """(Number of gaps, their mean, the sum of squares about it), by Welford's recurrence."""
-    count, mean, square = 0, 0.0, 0.0
-    for v in range(len(indptr) - 1):
-        for at in range(indptr[v] + 1, indptr[v + 1]):
-            if event[at] >= end:
-                break
-            gap = float(t[event[at]] - t[event[at - 1]])
-            count += 1
-            off = gap - mean
-            mean += off / count
-            square += off * (gap - mean)
-    return count, mean, square
 
 
 def _said(views: StreamViews, batches: StreamBatches) -> list[str]:

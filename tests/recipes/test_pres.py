@@ -13,7 +13,7 @@ from streams import DIM, Made, composed, dealt_to, negatives, network, rank_of_t
 from streams import KINDS as NETWORKS
 
 import graphscale
-from graphscale import checkpoint, cli, configure, session, stream_runs
+from graphscale import checkpoint, cli, configure, session, stream_runs, stream_views
 from graphscale.batches.stream import MEMORY, Sampler
 from graphscale.errors import InputError
 from graphscale.interrupt import Interrupted
@@ -91,7 +91,7 @@ def test_what_comes_after_is_not_known_before(tmp_path, kind):
 
 def test_training_meets_no_node_that_is_kept_from_it():
     config = replace(TINY, new=0.4)
-    views = stream_runs.read(config)
+    views = stream_views.read(config)
     drawn = stream_runs.learning(config, views, 0)
     assert bool(views.known[drawn.candidates].all()) and not bool(views.known.all())
 

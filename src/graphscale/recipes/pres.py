@@ -28,7 +28,7 @@ from graphscale.errors import InputError
 if TYPE_CHECKING:
     from graphscale.nn.temporal import TemporalNet
     from graphscale.run import Run, Scores
-    from graphscale.stream_runs import StreamViews
+    from graphscale.stream_views import StreamViews
     from graphscale.tables.memory import Memory
 
 _SHAPES = {"tgn": ("gru", "attention"), "jodie": ("rnn", "time"), "apan": ("mail", "identity"),
@@ -237,9 +237,9 @@ SEARCH = {"lr": "1e-4..3e-3:log", "dim": "64,100,172", "dropout": "0..0.5:0.1"}
 
 def read(config: PRESConfig) -> StreamViews:
     """The stream and its splits, once for all seeds."""
-    from graphscale import stream_runs
+    from graphscale import stream_views
 
-    return stream_runs.read(config)
+    return stream_views.read(config)
 
 
 def build(config: PRESConfig, views: StreamViews, seed: int) -> Run:

@@ -1,0 +1,107 @@
+"""What of a stream training sees, validation and test: splits by time, and nodes that are kept from training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from numba import njit
+from torch import Tensor
+
+from graphscale import rng
+from graphscale.data import streams
+from graphscale.errors import InputError
+from graphscale.events import Events
+from graphscale.kernels.temporal import TemporalCsr, temporal_csr
+
+if TYPE_CHECKING:
+    from graphscale.recipes.pres import PRESConfig
+
+
+@dataclass(frozen=True)
+class StreamViews:
+    """A stream with its splits, and what of it training sees."""
+
+    events: Events
+    numbers: Tensor  # [m] events of training, ascending
+    val: int  # number of the first validation event
+    test: int
+    known: Tensor  # [N] bool: nodes that training sees
+
+    @property
+    def splits(self) -> dict[str, tuple[int, int]]:
+        """Name -> (first event, end)."""
+        return {"val": (self.val, self.test), "test": (self.test, self.events.num_events)}
+
+    def csr(self, numbers: Tensor, *, directed: bool) -> TemporalCsr:
+        """Every node's events among some, by their numbers in the whole stream."""
+        events = self.events
+        # Numbers 0, 1, ... are all that a query in their time may see of the whole stream's.
+        if directed == events.directed and numbers.numel() and int(numbers[-1]) == numbers.numel() - 1:
+            return events.csr
+        part = temporal_csr(events.src[numbers], events.dst[numbers], events.num_nodes, directed=directed)
+        return TemporalCsr(part.indptr, part.neighbour, numbers[part.event])
+
+    @cached_property
+    def trained(self) -> TemporalCsr:
+        """Every node's events of training, as its neighbours see them."""
+        return self.csr(self.numbers, directed=self.events.directed)
+
+    def lived(self, *, upto: int | None = None) -> TemporalCsr:
+        """What nodes take in, from either end: events of training, and those after it up to one."""
+        end = self.events.num_events if upto is None else upto
+        return self.csr(torch.cat([self.numbers, torch.arange(self.val, end)]), directed=False)
+
+    @cached_property
+    def gaps(self) -> tuple[float, float]:
+        """Mean and deviation of the time between two events of a node, in training alone."""
+        csr, end = self.trained, int(self.numbers[-1]) + 1
+        count, mean, square = _spread_of_gaps(csr.indptr.numpy(), csr.event.numpy(), self.events.t.numpy(), end)
+        return (mean, (square / (count - 1)) ** 0.5) if count > 1 else (1.0, 1.0)
+
+
+def read(config: PRESConfig) -> StreamViews:
+    """The stream and its splits by time; with ``--new`` a share of nodes is kept from training.
+
+    Raises:
+        InputError: where there is no such stream, or nothing is left to train on.
+    """
+    events = streams.load(config.data, directed=config.directed)
+    val, test = events.split(config.val, config.test)
+    numbers = torch.arange(val)
+    if config.new:
+        hidden = _hidden(events, val, config.new)
+        numbers = numbers[~(hidden[events.src[:val].long()] | hidden[events.dst[:val].long()])]
+        if not numbers.numel():
+            raise InputError(f"--new {config.new} leaves no event to train on. Keep fewer nodes from training.")
+    known = torch.zeros(events.num_nodes, dtype=torch.bool)
+    known[events.src[numbers].long()] = True
+    known[events.dst[numbers].long()] = True
+    return StreamViews(events, numbers, val, test, known)
+
+
+def _hidden(events: Events, val: int, share: float) -> Tensor:
+    """[N] bool: nodes that training must not see, a share of those that validation and test meet (TGN's protocol)."""
+    later = torch.cat([events.src[val:], events.dst[val:]]).unique().long()
+    order = torch.randperm(later.numel(), generator=rng.generator(rng.DATA, 0))  # the same for all seeds
+    hidden = torch.zeros(events.num_nodes, dtype=torch.bool)
+    hidden[later[order[: round(share * later.numel())]]] = True
+    return hidden
+
+
+@njit(nogil=True, cache=True)
+def _spread_of_gaps(indptr: Any, event: Any, t: Any, end: int) -> tuple[int, float, float]:
+    """(Number of gaps, their mean, the sum of squares about it), by Welford's recurrence."""
+    count, mean, square = 0, 0.0, 0.0
+    for v in range(len(indptr) - 1):
+        for at in range(indptr[v] + 1, indptr[v + 1]):
+            if event[at] >= end:
+                break
+            gap = float(t[event[at]] - t[event[at - 1]])
+            count += 1
+            off = gap - mean
+            mean += off / count
+            square += off * (gap - mean)
+    return count, mean, square
