@@ -139,13 +139,16 @@ class SlowMail(Slow):
     def reset(self):
         self.state, self.mails = {}, {}  # node -> memory; [(mail, event)], the latest last
 
+    def batch(self, numbers, negatives, *, fresh=False):
+        self.now = self.events.t[min(numbers)].item()
+        return super().batch(numbers, negatives, fresh=fresh)
+
     def updated(self, node):
-        """Attention of the memory over the mails, the time of each counted to the newest one."""
+        """Attention of the memory over the mails, the time of each counted to the batch's beginning."""
         state, mails, net = self.state.get(node, self.zero()), self.mails.get(node, []), self.net.update
         if not mails:
             return state
-        moments = [self.events.t[event].item() for _, event in mails]
-        told = [torch.cat([mail, self.time(max(moments) - t)]) for (mail, _), t in zip(mails, moments, strict=True)]
+        told = [torch.cat([mail, self.time(self.now - self.events.t[event].item())]) for mail, event in mails]
         seen = []
         for query, keys, values in zip(
             net.query(state).chunk(net.heads),

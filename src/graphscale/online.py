@@ -102,7 +102,7 @@ class Live:
         ends = torch.cat([events.src[numbers], events.dst[numbers]]).long()
         ids, which = ends.unique(return_inverse=True)
         newest = torch.zeros_like(ids).scatter_reduce_(0, which, numbers.repeat(2), "amax", include_self=False)
-        memory, _, _ = self._net.remembered(self._table.parts(ids))
+        memory, _, _ = self._net.remembered(self._table.parts(ids), events.t[numbers[0]].to(self._device))
         self._table.write(ids, memory, newest)
 
     @torch.no_grad()

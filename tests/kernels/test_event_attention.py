@@ -109,7 +109,7 @@ def test_parted_products_are_those_of_the_cell(cell, pending):
     }  # fmt: skip
     message = torch.cat([state[of], parts["other"], parts["feat"], net.time(parts["elapsed"])], dim=1)
     whole = message.view(3, pending, -1).mean(1)
-    nodes, found = net(parts)
+    nodes, found = net(parts, torch.tensor(0))
     assert nodes.tolist() == [0, 2, 5]
     torch.testing.assert_close(found, net.cell(whole, state[nodes]))
 
@@ -119,16 +119,17 @@ def test_mails_are_weighed_as_if_every_mail_were_projected():
     torch.manual_seed(0)
     net = Mails(6, 0, Time(4), 2, 0.0).double()
     there = torch.rand(9, 3) < 0.6
-    parts = {"state": torch.randn(9, 6), "mail": torch.randn(9, 3, 12), "there": there, "age": torch.rand(9, 3)}
+    parts = {"state": torch.randn(9, 6), "mail": torch.randn(9, 3, 12), "there": there}
+    parts |= {"moment": torch.randint(50, (9, 3))}
     parts = {name: value if value.dtype == torch.bool else value.double() for name, value in parts.items()}
-    nodes, found = net(parts)
+    nodes, found = net(parts, torch.tensor(60.0))
     assert torch.equal(nodes, there.any(1).nonzero()[:, 0]) and 0 < len(nodes) < 9
     for node, row in zip(nodes.tolist(), found, strict=True):
-        mail = torch.cat([parts["mail"][node], net.time(parts["age"][node])], dim=1)[there[node]]
+        mail = torch.cat([parts["mail"][node], net.time(60 - parts["moment"][node])], dim=1)[there[node]]
         key, value = (f(mail).view(-1, 2, 3) for f in (net.key, net.value))
         query = net.query(parts["state"][node]).view(2, 3)
         score = torch.nn.functional.leaky_relu((query * key).sum(2) / 3**0.5, 0.2)
         seen = (score.softmax(0)[..., None] * value).sum(0).reshape(6)
         torch.testing.assert_close(row, net.out(net.norm(seen + parts["state"][node])))
     nobody = {**parts, "there": torch.zeros_like(there)}
-    assert net(nobody)[1].shape == (0, 6)
+    assert net(nobody, torch.tensor(60.0))[1].shape == (0, 6)

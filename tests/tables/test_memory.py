@@ -160,7 +160,7 @@ def test_mails_go_to_the_ends_and_their_recent_neighbours():
     found = table.parts(torch.tensor([0, 1]))
     assert found["mail"][0].tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert found["mail"][1].tolist() == [[2.0, 1.0], [3.0, 4.0]]
-    assert found["age"][0].tolist() == [1.0, 0.0]
+    assert found["moment"][0].tolist() == [1, 2]
     table.write(torch.tensor([0, 3]), torch.tensor([[5.0], [6.0]]), torch.tensor([2, 2]))
     assert table.parts(torch.tensor([0]))["mail"][0].tolist() == [[5.0, 6.0], [3.0, 4.0]]  # the oldest went
     assert table.parts(torch.tensor([1]))["mail"][0].tolist() == [[5.0, 6.0], [3.0, 4.0]]

@@ -61,6 +61,7 @@ class EventBatch:
     newest: Tensor  # [p] int64: number of the latest event of each
     seed: int
     count: int
+    now: Tensor  # [] moment at which memories are read: that of the whole batch's first event
     y: Tensor | None = None  # [b] states of the sources
     needs: Mapping[str, Tensor] = field(default_factory=dict)
     padding: bool = False
@@ -75,7 +76,9 @@ class EventBatch:
         if self.src.device == device:
             return self
         hops = tuple(hop.to(device) for hop in self.hops)
-        moved = {name: getattr(self, name).to(device) for name in ("src", "dst", "neg", "place", "idle", "touched")}
+        moved = {
+            name: getattr(self, name).to(device) for name in ("src", "dst", "neg", "place", "idle", "touched", "now")
+        }
         return replace(self, **moved, hops=hops, y=None if self.y is None else self.y.to(device))
 
 
@@ -140,10 +143,11 @@ class Sampler:
             stamps = torch.full((1,), first)
         else:
             stamps = torch.cat([numbers, numbers, numbers.repeat_interleave(negatives.shape[1])])
-        return self._made(asked, _Stamps(self.events), stamps, numbers, negatives.shape, seed=seed)
+        now = self.events.t[first]
+        return self._made(asked, _Stamps(self.events), stamps, numbers, negatives.shape, now, seed=seed)
 
     def asked(self, src: Tensor, others: Tensor, t: Tensor, *, seed: int = 0) -> EventBatch:
-        """The batch of no event, for scores of what may happen after all there is.
+        """The batch of no event, for scores of what may happen after all there is; memories are of the first moment.
 
         Args:
             src: [b] nodes.
@@ -156,10 +160,11 @@ class Sampler:
             stamps = torch.cat([stamps, stamps, stamps.repeat_interleave(others.shape[1])])
         nodes = torch.cat([src, src, others.reshape(-1)])  # a place for destinations, as in any batch
         times = _Stamps(self.events, moments)
-        return self._made(nodes, times, stamps, torch.empty(0, dtype=torch.int64), others.shape, seed=seed)
+        none = torch.empty(0, dtype=torch.int64)
+        return self._made(nodes, times, stamps, none, others.shape, moments.min().to(self.events.t.dtype), seed=seed)
 
     def _made(
-        self, asked: Tensor, times: _Stamps, stamps: Tensor, numbers: Tensor, shape: torch.Size, *,
+        self, asked: Tensor, times: _Stamps, stamps: Tensor, numbers: Tensor, shape: torch.Size, now: Tensor, *,
         seed: int,
     ) -> EventBatch:  # fmt: skip
         b = shape[0]
@@ -180,7 +185,7 @@ class Sampler:
         label, needs = self.events.label, {MEMORY: n_id} if self.remembers else {}
         return EventBatch(
             numbers, number[:b], number[b : 2 * b], number[2 * b :].view(shape), n_id, place, tuple(hops), idle,
-            touched, newest, seed, b, None if label is None else label[numbers], needs,
+            touched, newest, seed, b, now, None if label is None else label[numbers], needs,
         )  # fmt: skip
 
     def _hop(

@@ -50,8 +50,8 @@ class Messages(nn.Module):
         width = 2 * dim + feat + time.dim
         self.cell = nn.GRUCell(width, dim) if cell == "gru" else nn.RNNCell(width, dim)
 
-    def forward(self, parts: Params) -> tuple[Tensor, Tensor]:
-        """(nodes [u] with something pending, their memories [u, d] after it)."""
+    def forward(self, parts: Params, now: Tensor) -> tuple[Tensor, Tensor]:
+        """(nodes [u] with something pending, their memories [u, d] after it, which ``now`` does not change)."""
         of, other, phi = parts["of"], parts["other"], self.time(parts["elapsed"])
         if "feat" in parts:
             other = torch.cat([other, parts["feat"]], dim=1)
@@ -84,7 +84,11 @@ class Messages(nn.Module):
 
 
 class Mails(nn.Module):
-    """Attention of a node's memory over its mails, then LayerNorm and a small network (APAN)."""
+    """Attention of a node's memory over its mails, then LayerNorm and a small network (APAN).
+
+    A mail's time counts to the moment at which the memory is read, as in TGL's APAN: a node tells by it how long
+    nothing has come.
+    """
 
     def __init__(self, dim: int, feat: int, time: Time, heads: int, dropout: float) -> None:
         super().__init__()
@@ -94,11 +98,12 @@ class Mails(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.out = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
 
-    def forward(self, parts: Params) -> tuple[Tensor, Tensor]:
-        """(nodes [u] with mail, their memories [u, d])."""
+    def forward(self, parts: Params, now: Tensor) -> tuple[Tensor, Tensor]:
+        """(nodes [u] with mail, their memories [u, d] at the moment ``now``)."""
         nodes = parts["there"].any(1).nonzero()[:, 0]
         state, there = parts["state"][nodes], parts["there"][nodes]
-        mail, phi = parts["mail"][nodes], self.time(parts["age"][nodes])  # [u, S, ...]: a constant, and what is learned
+        age = torch.where(there, now - parts["moment"][nodes], 0).float()
+        mail, phi = parts["mail"][nodes], self.time(age)  # [u, S, ...]: a constant, and what is learned
         split, heads, width = [mail.shape[2], phi.shape[2]], self.heads, state.shape[1] // self.heads
         query = self.query(state).view(len(nodes), heads, width) / math.sqrt(width)  # [u, H, W]
         (to_key, key_bias), (to_value, value_bias) = (
@@ -239,17 +244,22 @@ class TemporalNet(nn.Module):
         if self.update is None:
             h = torch.zeros(batch.n_id.numel(), self.dim, device=batch.idle.device)
         else:
-            memory, before, after = self.remembered(parts)
+            memory, before, after = self.remembered(parts, batch.now)
             h = memory
         if batch.place.numel() != batch.n_id.numel():  # some nodes are queried at several moments
             h = F.embedding(batch.place, h)
         return Embedded(self.embedded(h, batch), memory, before, after)
 
-    def remembered(self, parts: Params) -> tuple[Tensor, Tensor, Tensor]:
-        """(Memories [n, d] with what was pending taken in; those of the u nodes that took in, before; and after)."""
+    def remembered(self, parts: Params, now: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(Memories [n, d] with what was pending taken in; those of the u nodes that took in, before; and after).
+
+        Args:
+            parts: what the table gives of the nodes.
+            now: [] moment at which memories are read, as the stream counts it.
+        """
         assert self.update is not None
         memory = parts["state"]
-        nodes, after = self.update(parts)
+        nodes, after = self.update(parts, now)
         before = memory[nodes]
         if self.correction is not None:
             after = self.correction(parts, nodes, before, after)

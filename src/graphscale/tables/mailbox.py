@@ -43,7 +43,7 @@ class _Mails:
         }
 
     def parts(self, ids: Tensor) -> Params:
-        """``state`` [k, d], ``mail`` [k, S, M], ``there`` [k, S] bool, ``age`` [k, S]: time to the node's newest mail.
+        """``state`` [k, d], ``mail`` [k, S, M], ``there`` [k, S] bool, ``moment`` [k, S] of what a mail tells of.
 
         Where statistics are kept, what ``Predictive`` gives as well.
         """
@@ -51,9 +51,7 @@ class _Mails:
         found: Params = super().parts(ids)  # type: ignore[misc]
         sent = table.columns["sent"][ids]
         moment = table.events.t[sent.clamp(min=0)]
-        newest = table.events.t[sent.amax(1).clamp(min=0)]
-        age = torch.where(sent < 0, 0, newest[:, None] - moment).float()
-        mails = {"mail": table.columns["mail"][ids], "there": sent >= 0, "age": age}
+        mails = {"mail": table.columns["mail"][ids], "there": sent >= 0, "moment": moment}
         return {**found, **{name: value.to(table.device) for name, value in mails.items()}}
 
     def write(self, ids: Tensor, values: Tensor, time: Tensor | None = None) -> None:
