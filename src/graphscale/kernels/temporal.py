@@ -44,6 +44,11 @@ class TemporalCsr:
         return self.indptr.numel() - 1
 
     @cached_property
+    def arrays(self) -> tuple[Ints, Ints, Ints]:
+        """``indptr``, ``neighbour``, ``event`` as compiled loops take them: a small batch is read in microseconds."""
+        return self.indptr.numpy(), self.neighbour.numpy(), self.event.numpy()
+
+    @cached_property
     def keys(self) -> Tensor:
         """[entries] int64, ascending: a node's entries by (node, event) as one number, for searches on any device."""
         count = self.indptr.diff()
@@ -133,12 +138,12 @@ def recent(csr: TemporalCsr, nodes: Tensor, cuts: Tensor, k: int) -> tuple[Tenso
     neighbour = torch.empty(nodes.numel(), k, dtype=csr.neighbour.dtype)
     event = torch.empty(nodes.numel(), k, dtype=torch.int64)
     # A few thousand numbers are written before other threads have woken up.
-    arrays = (csr.indptr, csr.neighbour, csr.event, nodes, cuts, neighbour, event)
+    arrays = (nodes, cuts, neighbour, event)
     tail = NONE if csr.tail is None else csr.tail.arrays
     if event.numel() <= _SMALL:
-        _recent(*(array.numpy() for array in arrays), *tail)
+        _recent(*csr.arrays, *(array.numpy() for array in arrays), *tail)
     else:
-        looped(_recent_in_chunks, *arrays, *tail)
+        looped(_recent_in_chunks, *csr.arrays, *arrays, *tail)
     return neighbour, event
 
 
@@ -171,9 +176,11 @@ def _recent(
                 at = before[at]
         if have < k and v < len(indptr) - 1:
             end = _before(events, indptr[v], indptr[v + 1], cuts[i])
-            for at in range(end - 1, max(indptr[v], end - k + have) - 1, -1):
-                neighbour[i, have], event[i, have] = neighbours[at], events[at]
-                have += 1
+            more = min(k - have, end - indptr[v])
+            for j in range(more):  # a counted loop, which LLVM unrolls
+                neighbour[i, have + j] = neighbours[end - 1 - j]
+                event[i, have + j] = events[end - 1 - j]
+            have += more
         for j in range(have, k):
             neighbour[i, j], event[i, j] = -1, -1
 
