@@ -23,6 +23,7 @@ KINDS = {
     "apan": {"model": "apan", "gamma": "learn", "beta": 0.1, "fanout": "10"},
     "jodie, rate": {"model": "jodie", "gamma": "0.5", "form": "rate", "fanout": "10"},
     "mean": {"aggregate": "mean"},
+    "apan, last": {"model": "apan", "aggregate": "last", "fanout": "10"},
     "snapshot": {"messages": "snapshot"},
     "tgat": {"model": "tgat"},
     "uniform": {"neighbors": "uniform", "fanout": "2"},

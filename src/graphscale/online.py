@@ -192,7 +192,8 @@ def live(
         "seen": (past.csr, past.directed),
         "lived": (past.csr if plain else views.lived(upto=views.val), False),
     }
-    growing = Growing(past, csrs, merged=config.neighbors == "uniform" or config.aggregate == "mean")
+    every = config.neighbors == "uniform" or (config.aggregate == "mean" and config.model != "apan")
+    growing = Growing(past, csrs, merged=every)  # where any event of the past may be read
     sampler = stream_runs.sampler(config, past, past.csr)
     made = Live(run, found, table, sampler, growing, batch=config.eval_batch, device=device_of(config.device))
     made._follow(past)

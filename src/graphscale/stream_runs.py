@@ -206,10 +206,11 @@ def memory(config: PRESConfig, views: StreamViews, world: World, device: torch.d
         return None
     events = views.events
     csr = views.lived()
-    usual: dict[str, Any] = {
-        "when": config.messages, "of": config.aggregate, "disk": config.memory == "disk", "world": world,
-        "device": device,
-    }  # fmt: skip
+    usual: dict[str, Any] = {"disk": config.memory == "disk", "world": world, "device": device}
+    if update == "mail":
+        usual |= {"combine": config.aggregate or "mean"}
+    else:
+        usual |= {"when": config.messages, "of": config.aggregate or "last"}
     if not config.predicts():
         return (Mailbox if update == "mail" else Memory)(events, csr, config.dim, **usual)
     how = Prediction(config.form, config.components, config.anchors, config.spread, max(views.gaps[0], 1e-9))

@@ -33,7 +33,7 @@ KINDS = [
     {"model": "apan"},
     {"model": "tgat", "fanout": "3,3"},
     {"gamma": "learn", "beta": 0.1},
-    {"model": "apan", "gamma": "0.8", "form": "rate", "components": 2, "spread": True},
+    {"model": "apan", "aggregate": "last", "gamma": "0.8", "form": "rate", "components": 2, "spread": True},
     {"aggregate": "mean", "new": 0.1, "negatives": "historical"},
     {"see": "fresh", "cut": "tbatch", "neighbors": "uniform"},
     {"messages": "snapshot", "memory": "disk", "embed": "sum", "update": "rnn"},
@@ -113,7 +113,7 @@ def test_frequencies_are_learned_where_that_is_asked(tmp_path, model):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"components": 2}, {"spread": True}, {"anchors": 5}, {"form": "rate"}, {"model": "apan", "aggregate": "mean"},
+        {"components": 2}, {"spread": True}, {"anchors": 5}, {"form": "rate"}, {"model": "tgat", "aggregate": "mean"},
         {"model": "apan", "messages": "snapshot"}, {"model": "jodie", "fanout": "5"},
         {"embed": "identity", "fanout": "5"}, {"model": "apan", "neighbors": "uniform"},
         {"model": "jodie", "directed": True}, {"cut": "window", "window": float("inf")},

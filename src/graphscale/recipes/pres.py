@@ -81,8 +81,8 @@ class PRESConfig(TrainConfig):
     """A node's neighbours are the sources of its events alone."""
     messages: Literal["late", "snapshot"] = "late"
     """Whether a message reads the other end's memory when it is taken in (PyG) or when it is sent (the authors)."""
-    aggregate: Literal["last", "mean"] = "last"
-    """What a node takes in of several pending events."""
+    aggregate: Literal["last", "mean"] | None = None
+    """What a node takes in of several pending events: by default the last; in APAN, of a batch's mails, their mean."""
     memory: Literal["ram", "disk"] = "ram"
     """Where memories lie; on disk they may be larger than RAM."""
     gamma: str = "1"
@@ -157,8 +157,10 @@ class PRESConfig(TrainConfig):
 
         if not self.predicts() and (idle := given("form", "components", "anchors", "spread")):
             raise InputError(f"{', '.join(idle)}: nothing is predicted at --gamma 1. Leave out, or give --gamma 0.5.")
-        if self.model == "apan" and (idle := given("aggregate", "messages")):
-            raise InputError(f"{', '.join(idle)}: apan has a mailbox of its own. Leave out.")
+        if self.model == "apan" and (idle := given("messages")):
+            raise InputError(f"{', '.join(idle)}: apan's mails are snapshots. Leave out.")
+        if self.model == "tgat" and (idle := given("aggregate", "messages", "memory")):
+            raise InputError(f"{', '.join(idle)}: tgat has no memory. Leave out.")
         if not self.fanouts() and (idle := given("fanout", "neighbors", "directed")):
             embed = self.embed or _SHAPES[self.model][1]
             raise InputError(f"{', '.join(idle)}: the embedding {embed} looks at memory alone. Leave out.")
