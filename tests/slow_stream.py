@@ -161,18 +161,17 @@ class SlowMail(Slow):
         return net.out(net.norm(torch.cat(seen) + state))
 
     def advance(self, numbers):
-        """The ends keep their memories; each mails its last event to itself and to its neighbours before it."""
-        last = {}  # node -> (event, other end)
+        """The ends keep their memories; each mails every event to itself and to its neighbours before it."""
+        ends = {int(n) for e in numbers for n in (self.events.src[e], self.events.dst[e])}
+        self.state.update({node: self.updated(node).detach() for node in ends})
+        boxes = {}
         for e in numbers:
             u, v = int(self.events.src[e]), int(self.events.dst[e])
-            last[u], last[v] = (e, v), (e, u)
-        self.state.update({node: self.updated(node).detach() for node in last})
-        boxes = {}
-        for node, (e, other) in last.items():
-            feat = [] if self.events.feat is None else [self.events.feat[e].to(self.zero())]
-            mail = torch.cat([self.state[node], self.state[other], *feat])
-            for to in [node, *(near for near, _ in self.neighbours(node, e))]:
-                boxes.setdefault(to, []).append((e, node, mail))
+            for own, other in ((u, v), (v, u)) if u != v else ((u, u),):
+                feat = [] if self.events.feat is None else [self.events.feat[e].to(self.zero())]
+                mail = torch.cat([self.state[own], self.state[other], *feat])
+                for to in [own, *(near for near, _ in self.neighbours(own, e))]:
+                    boxes.setdefault(to, []).append((e, own, mail))
         for to, came in boxes.items():
             newest = max(e for e, _, _ in came)
             if self.combine == "mean":

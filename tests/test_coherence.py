@@ -63,7 +63,7 @@ def slow(probe, events, first, size):
 
     def memory(ids, e):
         with torch.no_grad():
-            return net.remembered(table.parts(ids), events.t[e])[0]
+            return net.remembered(table.parts(ids), events.t[e]).seen
 
     every = torch.arange(events.num_nodes)
     before, met = memory(every, first), set()

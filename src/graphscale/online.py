@@ -102,8 +102,8 @@ class Live:
         ends = torch.cat([events.src[numbers], events.dst[numbers]]).long()
         ids, which = ends.unique(return_inverse=True)
         newest = torch.zeros_like(ids).scatter_reduce_(0, which, numbers.repeat(2), "amax", include_self=False)
-        memory, _, _ = self._net.remembered(self._table.parts(ids), events.t[numbers[0]].to(self._device))
-        self._table.write(ids, memory, newest)
+        memory = self._net.remembered(self._table.parts(ids), events.t[numbers[0]].to(self._device))
+        self._table.write(ids, memory.kept, newest)
 
     @torch.no_grad()
     def score(self, src: Nodes, dst: Nodes, t: Any = None) -> Tensor:
@@ -187,14 +187,11 @@ def live(
     events = views.events
     past, rest = events.select(torch.arange(views.val)), events.select(torch.arange(views.val, events.num_events))
     plain = not config.new and not past.directed
-    # What a node takes in leaves out training's hidden events (--new); what is sampled does not, as in evaluation.
-    csrs = {
-        "seen": (past.csr, past.directed),
-        "lived": (past.csr if plain else views.lived(upto=views.val), False),
-    }
-    every = config.neighbors == "uniform" or (config.aggregate == "mean" and config.model != "apan")
-    growing = Growing(past, csrs, merged=every)  # where any event of the past may be read
-    sampler = stream_runs.sampler(config, past, past.csr)
+    # What a node takes in leaves out training's hidden events (--new); neighbours are sampled of all, as in evaluation.
+    lived = (past.csr if plain else views.lived(upto=views.val), False)
+    csrs = {"seen": (past.csr, past.directed) if config.fanouts() else lived, "lived": lived}
+    growing = Growing(past, csrs, merged=config.neighbors == "uniform")
+    sampler = stream_runs.sampler(config, past, csrs["seen"][0])
     made = Live(run, found, table, sampler, growing, batch=config.eval_batch, device=device_of(config.device))
     made._follow(past)
     if state is not None:

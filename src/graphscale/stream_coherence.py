@@ -32,7 +32,7 @@ from graphscale import rng
 from graphscale.batches.negatives import Negatives
 from graphscale.batches.schedule import latest_earlier
 from graphscale.batches.stream import EventBatch, Sampler
-from graphscale.nn.temporal import TemporalNet
+from graphscale.nn.temporal import Remembered, TemporalNet
 from graphscale.objectives.link import loss_of, scored
 from graphscale.tables.memory import Memory
 
@@ -124,18 +124,18 @@ class Probe:
                 if a % size == 0:
                     asked = ((place_of >= a) & (place_of < a + size)).nonzero()[:, 0]
                     ids, which = batch.n_id[batch.place[asked]].unique(return_inverse=True)
-                    before[size][asked] = self._memories(ids, number)[which]
+                    before[size][asked] = self._memories(ids, number).seen.float()[which]
             ids = both if bool(both[0] != both[1]) else both[:1]
             memories = self._memories(ids, number)
             if a in measured:
-                fresh[:, measured[a]] = memories
-            self.table.write(ids, memories, number.expand(ids.numel()))
+                fresh[:, measured[a]] = memories.seen.float()
+            self.table.write(ids, memories.kept, number.expand(ids.numel()))
         return before, fresh
 
-    def _memories(self, ids: Tensor, number: Tensor) -> Tensor:
-        """[k, d] with what is pending taken in, at the moment of an event."""
+    def _memories(self, ids: Tensor, number: Tensor) -> Remembered:
+        """Of k nodes, with what is pending taken in, at the moment of an event."""
         now = self.sampler.events.t[number].to(self.device)
-        return self.net.remembered(self.table.parts(ids), now)[0].float()
+        return self.net.remembered(self.table.parts(ids), now)
 
     def _compared(self, batch: EventBatch, before: Tensor, fresh: Tensor, pending: Tensor) -> Coherence:
         stale, new = (self._gradients(batch, h) for h in (before, _with_ends(batch, before, fresh)))

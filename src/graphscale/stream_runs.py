@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from graphscale import rng
 from graphscale.batches.negatives import Negatives
@@ -40,16 +41,14 @@ def build(config: PRESConfig, views: StreamViews, seed: int) -> Run:
     with rng.isolated(rng.derive(rng.INIT, seed)):
         net = network(config, events, views.gaps).to(device)
     table = memory(config, views, world, device)
-    numbers, starts = scheduled(
-        events, views.numbers, cut=config.cut, size=config.batch_size, window=config.window, share=config.pending
-    )
+    numbers, starts = schedule(config, views)
     batches = StreamBatches(
         sampler(config, events, views.trained), numbers, starts,
         learning(config, views, seed),
         seed=seed, world=world,
     )  # fmt: skip
     evaluate = scorer(config, views, net, table, device)
-    optimiser = torch.optim.Adam(net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    optimiser = torch.optim.Adam(parameters(net, config), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     objective = stream_loss(
         net, beta=config.beta, states=config.task == "states", bf16=config.precision == "bf16"
     )  # fmt: skip
@@ -77,6 +76,29 @@ def build(config: PRESConfig, views: StreamViews, seed: int) -> Run:
     )
 
 
+def schedule(config: PRESConfig, views: StreamViews) -> tuple[Tensor, Tensor]:
+    """Numbers of the training events in their order, and where batches begin among them."""
+    return scheduled(
+        views.events, views.numbers, cut=config.cut, size=config.batch_size, window=config.window, share=config.pending
+    )  # fmt: skip
+
+
+GAMMA_RATE = 50.0  # times the rate of weights
+
+
+def parameters(net: TemporalNet, config: PRESConfig) -> list[dict[str, Any]]:
+    """Groups for the optimiser: gamma has a rate of its own, and no decay.
+
+    Adam moves a number by about its rate a step, so that in some hundred steps of a weight's rate the logit of gamma
+    would stay where it begins.
+    """
+    raw = None if net.correction is None else net.correction.raw
+    groups: list[dict[str, Any]] = [{"params": [p for p in net.parameters() if p is not raw]}]
+    if raw is not None:
+        groups.append({"params": [raw], "lr": GAMMA_RATE * config.lr, "weight_decay": 0.0})
+    return groups
+
+
 def _ahead(asked: int, device: torch.device) -> int:
     """Batches made ahead: none where every core computes.
 
@@ -90,7 +112,9 @@ def _ahead(asked: int, device: torch.device) -> int:
 def network(config: PRESConfig, events: Events, gaps: tuple[float, float]) -> TemporalNet:
     """The network of a configuration."""
     update, embed, layers = config.shape()
-    correction = Correction(None if config.gamma == "learn" else float(config.gamma)) if config.predicts() else None
+    correction = None
+    if config.predicts():
+        correction = Correction(config.weight(), embeds=config.embed_from, writes=config.write_back)
     return TemporalNet(
         config.dim, events.num_features, update=update, embed=embed, layers=layers, time_dim=config.time_dim,
         heads=config.heads, dropout=config.dropout, correction=correction, gaps=gaps, states=_states(config, events),
@@ -134,9 +158,8 @@ def scorer(
 ) -> StreamScores:
     """What scores validation and test."""
     events = views.events
-    whole = views.csr(torch.arange(events.num_events), directed=events.directed)
     return StreamScores(
-        net, table, sampler(config, events, whole),
+        net, table, sampler(config, events, views.seen(neighbours=bool(config.fanouts()))),
         ranked(config, views),
         views.splits, views.known, batch=config.eval_batch, device=device, states=_states(config, events),
     )  # fmt: skip
@@ -213,7 +236,8 @@ def memory(config: PRESConfig, views: StreamViews, world: World, device: torch.d
         usual |= {"when": config.messages, "of": config.aggregate or "last"}
     if not config.predicts():
         return (Mailbox if update == "mail" else Memory)(events, csr, config.dim, **usual)
-    how = Prediction(config.form, config.components, config.anchors, config.spread, max(views.gaps[0], 1e-9))
+    gap = views.update_gap(*schedule(config, views)) if config.form == "rate" else 1.0
+    how = Prediction(config.form, config.components, config.anchors, config.spread, gap)
     kind = PredictiveMailbox if update == "mail" else Predictive
     return kind(events, csr, config.dim, prediction=how, **usual)
 
@@ -237,9 +261,8 @@ def coherence_probe(
     config: PRESConfig, views: StreamViews, net: TemporalNet, table: Memory, device: torch.device, seed: int
 ) -> Probe:
     """What measures the coherence of a memory, on any events of the stream."""
-    events = views.events
-    whole = views.csr(torch.arange(events.num_events), directed=events.directed)
-    apart = Sampler(events, whole, config.fanouts(), see="apart", how=config.neighbors)
+    events, fanouts = views.events, config.fanouts()
+    apart = Sampler(events, views.seen(neighbours=bool(fanouts)), fanouts, see="apart", how=config.neighbors)
     return Probe(net, table, apart, learning(config, views, seed), device, config.task == "states", seed)
 
 

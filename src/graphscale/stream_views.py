@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
@@ -18,6 +19,8 @@ from graphscale.kernels.temporal import TemporalCsr, temporal_csr
 
 if TYPE_CHECKING:
     from graphscale.recipes.pres import PRESConfig
+
+_GAPS = 1 << 22  # events of nodes that a median is taken of
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,32 @@ class StreamViews:
         end = self.events.num_events if upto is None else upto
         return self.csr(torch.cat([self.numbers, torch.arange(self.val, end)]), directed=False)
 
+    def seen(self, *, neighbours: bool) -> TemporalCsr:
+        """What evaluation looks at: neighbours of the whole stream; without any, what nodes took in (JODIE's time)."""
+        if not neighbours:
+            return self.lived()
+        return self.csr(torch.arange(self.events.num_events), directed=self.events.directed)
+
     @cached_property
     def gaps(self) -> tuple[float, float]:
         """Mean and deviation of the time between two events of a node, in training alone."""
         csr, end = self.trained, int(self.numbers[-1]) + 1
         count, mean, square = _spread_of_gaps(csr.indptr.numpy(), csr.event.numpy(), self.events.t.numpy(), end)
         return (mean, (square / (count - 1)) ** 0.5) if count > 1 else (1.0, 1.0)
+
+    def update_gap(self, numbers: Tensor, starts: Tensor) -> float:
+        """The median time between two updates of a node's memory in training, of those that take any.
+
+        Args:
+            numbers: [m] events in the order of training.
+            starts: [batches + 1] where batches begin among them.
+        """
+        batch_of = torch.full((self.events.num_events,), -1, dtype=torch.int32)
+        batch_of[numbers] = torch.repeat_interleave(torch.arange(len(starts) - 1, dtype=torch.int32), starts.diff())
+        csr = self.csr(self.numbers, directed=False)
+        stride = max(1, csr.event.numel() // _GAPS)
+        found = _update_gaps(csr.indptr.numpy(), csr.event.numpy(), self.events.t.numpy(), batch_of.numpy(), stride)
+        return float(np.median(found)) if len(found) else max(self.gaps[0], 1e-9)
 
 
 def read(config: PRESConfig) -> StreamViews:
@@ -68,7 +91,10 @@ def read(config: PRESConfig) -> StreamViews:
     Raises:
         InputError: where there is no such stream, or nothing is left to train on.
     """
-    events = streams.load(config.data, directed=config.directed)
+    neighbours = bool(config.fanouts())
+    events = streams.load(config.data, directed=config.directed if neighbours else None)
+    if events.directed and not neighbours:  # whoever looks at memories alone counts a node's events from either end
+        events = replace(events, directed=False, kept={})
     val, test = events.split(config.val, config.test)
     numbers = torch.arange(val)
     if config.new:
@@ -89,6 +115,28 @@ def _hidden(events: Events, val: int, share: float) -> Tensor:
     hidden = torch.zeros(events.num_nodes, dtype=torch.bool)
     hidden[later[order[: round(share * later.numel())]]] = True
     return hidden
+
+
+@njit(nogil=True, cache=True)
+def _update_gaps(indptr: Any, event: Any, t: Any, batch_of: Any, stride: int) -> Any:
+    """Of every ``stride``-th node: times from its last event of a batch to that of its next one, above 0."""
+    room = 0
+    for v in range(0, len(indptr) - 1, stride):
+        room += indptr[v + 1] - indptr[v]
+    found, count = np.empty(room), 0
+    for v in range(0, len(indptr) - 1, stride):
+        last = -1
+        for at in range(indptr[v], indptr[v + 1]):
+            e = event[at]
+            if batch_of[e] < 0:
+                continue
+            ends = at + 1 == indptr[v + 1] or batch_of[event[at + 1]] != batch_of[e]
+            if ends:
+                if last >= 0 and t[e] > t[last]:
+                    found[count] = float(t[e] - t[last])
+                    count += 1
+                last = e
+    return found[:count]
 
 
 @njit(nogil=True, cache=True)

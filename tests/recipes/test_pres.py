@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 
@@ -113,6 +114,7 @@ def test_frequencies_are_learned_where_that_is_asked(tmp_path, model):
 @pytest.mark.parametrize(
     "settings",
     [
+        {"embed_from": "measured"},
         {"components": 2}, {"spread": True}, {"anchors": 5}, {"form": "rate"}, {"model": "tgat", "aggregate": "mean"},
         {"model": "apan", "messages": "snapshot"}, {"model": "jodie", "fanout": "5"},
         {"embed": "identity", "fanout": "5"}, {"model": "apan", "neighbors": "uniform"},
@@ -123,6 +125,30 @@ def test_frequencies_are_learned_where_that_is_asked(tmp_path, model):
 def test_flags_that_would_do_nothing_are_refused(settings):
     with pytest.raises(InputError, match="Leave out|finite"):
         replace(TINY, **settings)
+
+
+def test_gamma_is_learned_wherever_it_begins(monkeypatch, tmp_path):
+    """At the rate of a weight its logit would stay about where it began."""
+    found = {}
+    for first in (0.1, 0.9):
+        monkeypatch.setattr(stream_runs, "Correction", functools.partial(Correction, first=first))
+        trained(tmp_path / str(first), data="planted-stream:2000", gamma="learn", epochs=3, lr=0.01)
+        found[first] = metrics(tmp_path / str(first))[-1][3]["gamma"]
+    assert abs(found[0.9] - found[0.1]) < 0.1
+
+
+def test_the_memory_that_is_embedded_or_written_may_be_the_measured_one():
+    events, measured = small(), {}
+    for embeds, writes in (("corrected", "corrected"), ("measured", "corrected"), ("corrected", "measured")):
+        net = network(events, correction=Correction(0.5, embeds=embeds, writes=writes))
+        table = Predictive(events, events.csr, DIM, prediction=Prediction())
+        stepped(table, network(events, correction=Correction(0.5)), events)
+        found = net.remembered(table.parts(torch.arange(events.num_nodes)), events.t[-1])
+        measured[embeds, writes] = found
+    both, embedded, written = measured.values()
+    assert torch.equal(both.seen, both.kept) and not torch.equal(embedded.seen, embedded.kept)
+    assert torch.equal(embedded.seen, written.kept) and torch.equal(embedded.kept, written.seen)
+    assert torch.equal(both.seen, embedded.kept) and torch.equal(both.after, embedded.after)
 
 
 def test_classes_without_labels_are_refused(tmp_path):
@@ -259,6 +285,8 @@ def test_two_ranks_equal_one_process_that_accumulates(tmp_path, kind):
         ({"fanout": "0"}, "--fanout"),
         ({"dim": 9}, "--heads"),
         ({"undirected": True}, "static graphs"),
+        ({"gamma": "0.5", "embed_from": "measured", "write_back": "measured"}, "nothing to the correction"),
+        ({"gamma": "learn", "embed_from": "measured"}, "no gradient"),
         ({"val": 0.6, "test": 0.5}, "nothing to train on"),
         ({"components": 3}, "1 or 2"),
         ({"task": "lunch"}, "links"),

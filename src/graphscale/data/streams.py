@@ -38,21 +38,28 @@ _NEEDED = ("src", "dst", "t")
 _BLOCK = 1 << 20  # events that are read at a time
 
 
-def load(name: str | Path, *, directed: bool = False, seed: int = 0, known: int = 0) -> Events:
+def load(name: str | Path, *, directed: bool | None = False, seed: int = 0, known: int = 0) -> Events:
     """A stream by name.
 
     Args:
         name: a folder that prepare-events made, a name in the folder of ``GRAPHSCALE_DATA`` (``collegemsg``: its
             ``events.parquet``), a ``.parquet`` or ``.csv`` file, ``planted-stream:EVENTS``, ``tgb:tgbl-wiki``, or
             PyG's ``JODIEDataset:Wikipedia``.
-        directed: a node's neighbours are the sources of its events alone.
+        directed: a node's neighbours are the sources of its events alone; None takes a store as it was prepared.
         seed: of a generated stream.
         known: nodes of the stream that a file's events go on with.
 
     Raises:
         InputError: where nothing of that name exists or what exists is no sound stream.
     """
-    name = str(name)
+    name, stored = str(name), _store(str(name))
+    if stored:
+        events = read_stream(stored)
+        if directed not in (None, events.directed):
+            kind = "directed" if events.directed else "undirected"
+            raise InputError(f"{stored} was prepared {kind}. Prepare it again, or change --directed.")
+        return events
+    directed = bool(directed)
     if name.partition(":")[0] == "planted-stream":
         size = name.partition(":")[2].replace("_", "") or "20000"
         if not (size.isascii() and size.isdigit()) or int(size) < 100:
@@ -62,12 +69,6 @@ def load(name: str | Path, *, directed: bool = False, seed: int = 0, known: int 
         return _read_tgb(name.partition(":")[2], directed)
     if ":" in name:
         return _read_pyg(name, directed)
-    if stored := _store(name):
-        events = read_stream(stored)
-        if directed != events.directed:
-            kind = "directed" if events.directed else "undirected"
-            raise InputError(f"{stored} was prepared {kind}. Prepare it again, or change --directed.")
-        return events
     path = _found(name)
     return (read_csv if path.suffix == ".csv" else read_parquet)(path, directed=directed, known=known)
 

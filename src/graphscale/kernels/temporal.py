@@ -251,21 +251,45 @@ def between(csr: TemporalCsr, nodes: Tensor, lows: Tensor, highs: Tensor) -> tup
         nodes: [n].
         lows, highs: [n] int64.
     """
-    assert csr.tail is None, "a node's events must lie side by side: the tail must be merged first"
-    start = torch.empty(nodes.numel(), dtype=torch.int64)
-    count = torch.empty(nodes.numel(), dtype=torch.int64)
-    looped(_ranges, csr.indptr, csr.event, nodes, lows, highs, start, count)
-    place = torch.repeat_interleave(torch.arange(nodes.numel()), count)
-    at = start[place] + torch.arange(place.numel()) - (count.cumsum(0) - count)[place]
-    return place, csr.event[at], csr.neighbour[at].long()
+    tail = NONE if csr.tail is None else csr.tail.arrays
+    start, count, later = (torch.empty(nodes.numel(), dtype=torch.int64) for _ in range(3))
+    looped(_ranges, *csr.arrays, nodes, lows, highs, *tail, start, count, later)
+    end = (count + later).cumsum(0)
+    place, event, neighbour = (torch.empty(int(end[-1]) if nodes.numel() else 0, dtype=torch.int64) for _ in range(3))
+    looped(_copied, *csr.arrays, nodes, highs, *tail, start, count, later, end, place, event, neighbour)
+    return place, event, neighbour
 
 
 @njit(parallel=True, nogil=True, cache=True)
 def _ranges(
-    indptr: Ints, event: Ints, nodes: Ints, lows: Ints, highs: Ints, start: Ints, count: Ints
+    indptr: Ints, neighbours: Ints, event: Ints, nodes: Ints, lows: Ints, highs: Ints, head: Ints, before: Ints,
+    others: Ints, later_events: Ints, start: Ints, count: Ints, later: Ints,
 ) -> None:  # fmt: skip
     for i in prange(len(nodes)):
         v = nodes[i]
-        lo = _before(event, indptr[v], indptr[v + 1], lows[i])
-        hi = _before(event, lo, indptr[v + 1], highs[i])
-        start[i], count[i] = lo, hi - lo
+        start[i] = count[i] = later[i] = 0
+        if v < len(indptr) - 1:
+            lo = _before(event, indptr[v], indptr[v + 1], lows[i])
+            start[i], count[i] = lo, _before(event, lo, indptr[v + 1], highs[i]) - lo
+        at = head[v] if v < len(head) else -1
+        while at >= 0 and later_events[at] >= lows[i]:
+            later[i] += later_events[at] < highs[i]
+            at = before[at]
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _copied(
+    indptr: Ints, neighbours: Ints, events: Ints, nodes: Ints, highs: Ints, head: Ints, before: Ints, others: Ints,
+    later_events: Ints, start: Ints, count: Ints, later: Ints, ends: Ints, place: Ints, event: Ints, neighbour: Ints,
+) -> None:  # fmt: skip
+    for i in prange(len(nodes)):
+        first = ends[i] - count[i] - later[i]
+        place[first : ends[i]] = i
+        for j in range(count[i]):
+            event[first + j], neighbour[first + j] = events[start[i] + j], neighbours[start[i] + j]
+        at, to = head[nodes[i]] if later[i] else -1, ends[i] - 1
+        while to >= first + count[i]:  # a tail has the latest first
+            if later_events[at] < highs[i]:
+                event[to], neighbour[to] = later_events[at], others[at]
+                to -= 1
+            at = before[at]

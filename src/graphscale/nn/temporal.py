@@ -8,7 +8,7 @@ d numbers of memory, F of an event, T of a time, H heads, k sampled events a que
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ from graphscale.kernels.event_attention import attend_events
 from graphscale.kernels.gates import gated
 from graphscale.kernels.waves import waves
 from graphscale.step import Params
+
+Memories = Literal["corrected", "measured"]
 
 
 class Time(nn.Module):
@@ -195,13 +197,20 @@ class Pairs(nn.Module):
         return logits.squeeze(-1)
 
 
+class Remembered(NamedTuple):
+    """Memories of n nodes once they have taken in what was pending."""
+
+    seen: Tensor  # [n, d] to be embedded
+    kept: Tensor  # [n, d] to be written
+    before: Tensor  # [u, d] of the nodes that took something in, before
+    after: Tensor  # [u, d] and after, corrected
+
+
 class Embedded(NamedTuple):
     """What a pass gives."""
 
     roots: Tensor  # [r, d]
-    memory: Tensor | None  # [n, d] to be written, of the batch's nodes
-    before: Tensor | None  # [u, d] memories of the nodes with something pending, before
-    after: Tensor | None  # [u, d] and after, corrected
+    memory: Remembered | None  # of the batch's nodes
 
 
 class TemporalNet(nn.Module):
@@ -213,7 +222,7 @@ class TemporalNet(nn.Module):
         update: ``gru``, ``rnn``, ``mail`` or ``none`` (no memory: TGAT).
         embed: ``attention``, ``sum``, ``time`` or ``identity``.
         layers: hops of attention or sum.
-        correction: PRES's, over the update.
+        correction: PRES's, over the update; what is embedded and what is written may be the measured memory.
         gaps: (mean, deviation) of the time between a node's events, for ``time``.
         states: classes of a source's state, where they are foretold; 0 for links.
         learned_times: whether the frequencies of encoded times are learned.
@@ -221,7 +230,7 @@ class TemporalNet(nn.Module):
 
     def __init__(
         self, dim: int, feat: int, *, update: str, embed: str, layers: int = 1, time_dim: int = 100, heads: int = 2,
-        dropout: float = 0.1, correction: nn.Module | None = None, gaps: tuple[float, float] = (0.0, 1.0),
+        dropout: float = 0.1, correction: Correction | None = None, gaps: tuple[float, float] = (0.0, 1.0),
         states: int = 0, learned_times: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -240,30 +249,33 @@ class TemporalNet(nn.Module):
 
     def forward(self, parts: Params, batch: EventBatch) -> Embedded:
         """A pass over a batch."""
-        memory = before = after = None
+        memory = None
         if self.update is None:
             h = torch.zeros(batch.n_id.numel(), self.dim, device=batch.idle.device)
         else:
-            memory, before, after = self.remembered(parts, batch.now)
-            h = memory
+            memory = self.remembered(parts, batch.now)
+            h = memory.seen
         if batch.place.numel() != batch.n_id.numel():  # some nodes are queried at several moments
             h = F.embedding(batch.place, h)
-        return Embedded(self.embedded(h, batch), memory, before, after)
+        return Embedded(self.embedded(h, batch), memory)
 
-    def remembered(self, parts: Params, now: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(Memories [n, d] with what was pending taken in; those of the u nodes that took in, before; and after).
+    def remembered(self, parts: Params, now: Tensor) -> Remembered:
+        """Memories with what was pending taken in.
 
         Args:
             parts: what the table gives of the nodes.
             now: [] moment at which memories are read, as the stream counts it.
         """
         assert self.update is not None
-        memory = parts["state"]
-        nodes, after = self.update(parts, now)
-        before = memory[nodes]
-        if self.correction is not None:
-            after = self.correction(parts, nodes, before, after)
-        return memory.index_copy(0, nodes, after.to(memory.dtype)), before, after
+        memory, (nodes, measured) = parts["state"], self.update(parts, now)
+        before, after, correction = memory[nodes], measured, self.correction
+        if correction is not None:
+            after = correction(parts, nodes, before, measured)
+        seen = kept = memory.index_copy(0, nodes, after.to(memory.dtype))
+        if correction is not None and "measured" in (correction.embeds, correction.writes):
+            other = memory.index_copy(0, nodes, measured.to(memory.dtype))
+            seen, kept = (other if of == "measured" else seen for of in (correction.embeds, correction.writes))
+        return Remembered(seen, kept, before, after)
 
     def embedded(self, h: Tensor, batch: EventBatch) -> Tensor:
         """Root queries [r, d] of the memories [q, d] of all queries."""
@@ -281,13 +293,20 @@ class Correction(nn.Module):
     """PRES's equation 8: gamma times the measured memory and 1 - gamma times the predicted one (7).
 
     Args:
-        gamma: weight of the measurement; None learns it, from 0.9, as the sigmoid of a number.
+        gamma: weight of the measurement; None learns it, as the sigmoid of a number.
+        first: where it begins, if it is learned.
+        embeds: the memory that is embedded: the corrected one as in the paper's figure 8, or the measured one as in
+            its algorithm 2, by which no gradient of the task reaches gamma.
+        writes: the memory that is written back; its code writes the measured one.
     """
 
-    def __init__(self, gamma: float | None = None) -> None:
+    def __init__(
+        self, gamma: float | None = None, *, first: float = 0.9, embeds: Memories = "corrected",
+        writes: Memories = "corrected",
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.fixed = gamma
-        self.raw = nn.Parameter(torch.tensor(math.log(9.0))) if gamma is None else None
+        self.fixed, self.embeds, self.writes = gamma, embeds, writes
+        self.raw = nn.Parameter(torch.tensor(math.log(first / (1 - first)))) if gamma is None else None
 
     @property
     def gamma(self) -> Tensor | float:

@@ -39,7 +39,7 @@ def writes_of(batch: EventBatch, found: Embedded) -> dict[str, Write]:
     if found.memory is None:
         return {}
     place = batch.touched
-    return {MEMORY: Write(batch.n_id[place.cpu()], found.memory.detach()[place], batch.newest)}
+    return {MEMORY: Write(batch.n_id[place.cpu()], found.memory.kept.detach()[place], batch.newest)}
 
 
 def stream_loss(
@@ -63,8 +63,8 @@ def stream_loss(
         ):
             found, scores = functional_call(_Scored(net, states), _under(weights), (parts_of(params), batch))
         loss = loss_of(scores, batch, states=states)
-        if beta and found.after is not None:
-            loss = loss + batch.count * beta * incoherence(found.before, found.after.float())
+        if beta and found.memory is not None:
+            loss = loss + batch.count * beta * incoherence(found.memory.before, found.memory.after.float())
         return Outcome(loss_sum=loss, count=batch.count, writes=writes_of(batch, found))
 
     return objective

@@ -87,6 +87,10 @@ class PRESConfig(TrainConfig):
     """Where memories lie; on disk they may be larger than RAM."""
     gamma: str = "1"
     """Weight of the measured memory in the correction, in [0, 1]; learn makes it a parameter; 1 predicts nothing."""
+    embed_from: Literal["corrected", "measured"] = "corrected"
+    """The memory that is embedded: the paper's figure 8 has the corrected one, its algorithm 2 the measured one."""
+    write_back: Literal["corrected", "measured"] = "corrected"
+    """The memory that is written back: the authors' code has the measured one."""
     beta: float = 0.0
     """Weight of the penalty on incoherent memory."""
     form: Literal["increment", "rate"] = "increment"
@@ -138,6 +142,14 @@ class PRESConfig(TrainConfig):
                 " Leave out one."
             )
         self._refuse_idle()
+        if self.embed_from == self.write_back == "measured":
+            raise InputError(
+                "--embed-from measured and --write-back measured leave nothing to the correction. Leave out one."
+            )
+        if self.embed_from == "measured" and self.gamma == "learn" and not self.beta:
+            raise InputError(
+                "--embed-from measured gives --gamma learn no gradient. Give --beta, or a number as gamma."
+            )
         if self.model == "tgat" and (self.predicts() or self.beta):
             raise InputError("tgat has no memory to predict or to keep coherent. Leave out --gamma and --beta.")
         self.demand(("mu_every",), lambda v: v >= 0, "cannot be negative")
@@ -155,7 +167,9 @@ class PRESConfig(TrainConfig):
         def given(*names: str) -> list[str]:
             return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) != usual[name]]
 
-        if not self.predicts() and (idle := given("form", "components", "anchors", "spread")):
+        if not self.predicts() and (
+            idle := given("form", "components", "anchors", "spread", "embed_from", "write_back")
+        ):
             raise InputError(f"{', '.join(idle)}: nothing is predicted at --gamma 1. Leave out, or give --gamma 0.5.")
         if self.model == "apan" and (idle := given("messages")):
             raise InputError(f"{', '.join(idle)}: apan's mails are snapshots. Leave out.")

@@ -1,8 +1,9 @@
 """Memory with a mailbox a node (APAN, Wang et al. 2021): mails of a node's own events and of its neighbours'.
 
-A mail holds both ends' memories as they were when it was sent, and the event's features. It goes to the node and to its
-recent neighbours; what several send in one batch arrives as one mail, their mean or the last. A mailbox keeps the
-latest ``slots`` mails. Unlike a TGN's message a mail is not used up: it counts until newer ones take its place.
+Every event is mailed by both of its ends: a mail holds their memories as they were when it was sent, and the event's
+features, and goes to the end and to those it met recently. What comes to a node in one batch arrives as one mail, the
+mean or the last. A mailbox keeps the latest ``slots`` mails. Unlike a TGN's message a mail is not used up: it counts
+until newer ones take its place.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from graphscale.kernels.temporal import recent
+from graphscale.kernels.temporal import between, recent
 from graphscale.step import Params
 from graphscale.tables.memory import Memory
 from graphscale.tables.predictive import Predictive
@@ -24,7 +25,7 @@ class _Mails:
     Args:
         slots: mails a node keeps.
         neighbours: recent neighbours to which a node's mail goes as well.
-        combine: of mails to one node in one batch.
+        combine: of mails to one node in one batch; the last tells of the latest event, of its ends the larger number.
         others: as the memory's.
     """
 
@@ -62,15 +63,16 @@ class _Mails:
         ids = table.world.gather(ids.cpu()).unique()
         if not ids.numel():
             return
-        _, event, other = table._pending(ids, last=True)
-        state = table.columns["state"]
-        mail = [state[ids], state[other]]
+        taken, newest = table.columns["taken"][ids], table.columns["newest"][ids]
+        place, event, other = between(table.csr, ids, taken + 1, newest + 1)  # by sender
+        state, sender = table.columns["state"], ids[place]
+        mail = [state[sender], state[other]]
         if table.events.feat is not None:
             mail.append(table.events.feat[event])
-        near, _ = recent(table.csr, ids, event, self.neighbours)
-        sender, slot = (near >= 0).nonzero().t()
-        to = torch.cat([ids, near[sender, slot].long()])
-        self._deliver(to, torch.cat(mail, dim=1), torch.cat([torch.arange(ids.numel()), sender]), event)
+        near, _ = recent(table.csr, sender, event, self.neighbours)
+        which, slot = (near >= 0).nonzero().t()
+        to = torch.cat([sender, near[which, slot].long()])
+        self._deliver(to, torch.cat(mail, dim=1), torch.cat([torch.arange(sender.numel()), which]), event)
 
     def _deliver(self, to: Tensor, mails: Tensor, which: Tensor, event: Tensor) -> None:
         """One mail for every node of ``to`` [m], made of mails ``which`` [m] that tell of ``event``."""

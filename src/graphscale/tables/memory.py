@@ -98,10 +98,10 @@ class Memory:
             found["feat"] = self.events.feat[event]
         return {name: value.to(self.device) for name, value in found.items()}
 
-    def _pending(self, ids: Tensor, *, last: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """(Place in ids, event, other end) of every message, or of every node's last, by node and time."""
+    def _pending(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(Place in ids, event, other end) of every message, by node and time."""
         newest, taken = self.columns["newest"][ids], self.columns["taken"][ids]
-        if not last and self.of == "mean":
+        if self.of == "mean":
             return between(self.csr, ids, taken + 1, newest + 1)
         of = (newest > taken).nonzero()[:, 0]
         nodes, event = ids[of], newest[of]

@@ -9,7 +9,8 @@ Settled here, where the paper and its code disagree:
 * A change is what a node's memory became less what it was, once for every write that took something in (the paper's
   algorithm 2 subtracts the uncorrected state; its code adds all nodes' differences in every batch and never resets).
 * ``rate`` divides it by the time it took, as equation 7 reads; ``increment`` does not, as in the code. Time is
-  counted in mean gaps and bounded on both sides: many events share a moment.
+  counted in typical gaps between updates (their median: they are spread over decades) and bounded on both sides, for
+  many events share a moment.
 * The mean of a mixture of two Gaussians is the mean of all changes: components make no difference to it. With two, a
   change joins the component whose mean is nearer, and the prediction is the heavier component's mean.
 """
@@ -29,7 +30,7 @@ from graphscale.step import Params
 from graphscale.tables.memory import Memory
 
 Form = Literal["increment", "rate"]
-_SHORTEST, _LONGEST = 0.1, 10.0  # mean gaps
+_SHORTEST, _LONGEST = 0.1, 10.0  # typical gaps
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Prediction:
     components: int = 1
     anchors: int | None = None  # None: one a node
     spread: bool = False
-    gap: float = 1.0  # mean time between a node's updates, for ``rate``
+    gap: float = 1.0  # typical time between a node's updates, for ``rate``
 
 
 class Predictive(Memory):
@@ -89,7 +90,7 @@ class Predictive(Memory):
         return self.columns[name].view(-1, self.dim)
 
     def _gaps(self, ids: Tensor) -> Tensor:
-        """[k] time that what is pending took since the last update, in mean gaps, bounded."""
+        """[k] time that what is pending took since the last update, in typical gaps, bounded."""
         taken, newest = self.columns["taken"][ids], self.columns["newest"][ids]
         t = self.events.t
         passed = torch.where(taken < 0, 0, t[newest.clamp(min=0)] - t[taken.clamp(min=0)]).double()
