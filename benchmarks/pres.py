@@ -24,7 +24,7 @@ import torch
 from study import Table, report
 from torch import Tensor
 
-from graphscale import configure, heap, probe, stream_runs
+from graphscale import configure, heap, probe, rng, stream_runs
 from graphscale.batches.aboard import aboard
 from graphscale.batches.ahead import ahead
 from graphscale.batches.stream import MEMORY
@@ -93,9 +93,12 @@ class PyGTGN:
     Args:
         size: of a batch of training.
         new: share of the later nodes that training does not see.
+        seed: of the negatives; weights follow from torch's.
     """
 
-    def __init__(self, size: int, *, data: str = "wikipedia_edges", new: float = 0.0, lr: float = 1e-4) -> None:
+    def __init__(
+        self, size: int, *, data: str = "wikipedia_edges", new: float = 0.0, lr: float = 1e-4, seed: int = 0
+    ) -> None:  # fmt: skip
         from torch_geometric.data import TemporalData
         from torch_geometric.loader import TemporalDataLoader
         from torch_geometric.nn import TGNMemory, TransformerConv
@@ -121,7 +124,9 @@ class PyGTGN:
         self.modules = (self.memory, self.conv, self.src, self.dst, self.out)
         self.optimiser = torch.optim.Adam([p for m in self.modules for p in m.parameters()], lr=lr)
         self.assoc = torch.empty(self.nodes, dtype=torch.long)
-        self.stream = itertools.chain.from_iterable(self.batches(seed) for seed in itertools.count())
+        self.stream = itertools.chain.from_iterable(
+            self.batches(rng.derive(rng.SAMPLE, seed, epoch)) for epoch in itertools.count()
+        )
 
     def batches(self, seed: int) -> Iterator[tuple[Any, Tensor]]:
         """Those of an epoch, each with a negative an event."""

@@ -110,7 +110,7 @@ class Study:
 
 def _peer(data: str, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
-    model = PyGTGN(200, data=data, new=USUAL["new"], lr=USUAL["lr"])
+    model = PyGTGN(200, data=data, new=USUAL["new"], lr=USUAL["lr"], seed=seed)
     found = []
     for epoch in range(USUAL["epochs"]):
         model.epoch()

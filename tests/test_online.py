@@ -63,11 +63,16 @@ def test_a_replay_is_the_evaluation(kind, tmp_path):
         used.observe(src, dst, t, label=events.label[numbers])
 
 
-def test_pairs_of_many_moments_are_scored_as_one_by_one(run):
+@pytest.mark.parametrize("model", ["tgn", "apan"])
+def test_pairs_of_many_moments_are_scored_as_one_by_one(model, run, tmp_path):
+    if model != "tgn":
+        run = tmp_path / "run"
+        session.train("pres", replace(SMALL, model=model, fanout="10", out=run))
     used = graphscale.live(run)
     t = used.now + torch.tensor([0, 7, 7, 1000])
     src, dst = torch.tensor([0, 1, 0, 2]), torch.tensor([31, 32, 33, 32])
     together = used.score(src, dst, t)
+    assert torch.equal(together[:, None], used.score(src, dst[:, None], t))
     apart = [used.score(src[i : i + 1], dst[i : i + 1], int(t[i])) for i in range(4)]
     torch.testing.assert_close(together, torch.cat(apart), rtol=1e-5, atol=1e-6)
     assert together[0] != used.score(src[:1], dst[:1], int(t[3]))[0]
@@ -122,7 +127,8 @@ def test_new_nodes_can_be_observed_and_then_scored(tmp_path):
         (lambda used: used.observe([0], [33], [used.now], label=[0.5]), "no whole number"),
         (lambda used: used.observe([0], [33], [used.now], feat=torch.ones(1), label=[0]), "Give .E, F."),
         (lambda used: used.observe([0], [10**13], [used.now], label=[0]), "next numbers"),
-        (lambda used: used.observe([0], [33], [10**9]), "labels"),
+        (lambda used: used.observe(["a"], [33], [10**9]), "no numbers"),
+        (lambda used: used.score([0], [["a"]]), "no numbers"),
         (lambda used: used.score([0], [33], 0), "before the latest"),
         (lambda used: used.score([0, 1], [33]), "do not match"),
         (lambda used: used.score([0.5], [33]), "whole numbers"),
@@ -167,3 +173,15 @@ def test_a_state_belongs_to_its_run(run, tmp_path):
     used.save(tmp_path / "state")
     with pytest.raises(InputError, match="another run"):
         live(tmp_path / "other", state=tmp_path / "state")
+
+
+def test_a_memory_on_disk_stays_there_where_nodes_come(tmp_path):
+    out = tmp_path / "run"
+    session.train("pres", replace(SMALL, epochs=1, memory="disk", out=out))
+    used = live(out)
+    before = used._table.columns["state"].clone()
+    used._table.follow(replace(used._growing.events, num_nodes=used._table.num_rows + 3), used._table.csr)
+    after = used._table.columns["state"]
+    assert torch.equal(after[: len(before)], before)
+    assert len(after) == len(before) + 3 and not after[len(before) :].any()
+    assert after.untyped_storage().data_ptr() % 4096 == 0  # pages of a file: malloc puts a header before an array

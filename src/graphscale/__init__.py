@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from graphscale.partitioning import partition as partition
     from graphscale.people import Users as Users
     from graphscale.people import users as users
+    from graphscale.preparing import prepare_events as prepare_events
     from graphscale.recipes.cluster_gcn import ClusterGCNConfig as ClusterGCNConfig
     from graphscale.run import Run as Run
     from graphscale.session import evaluate as evaluate
@@ -51,6 +52,7 @@ _HOME = {
     "live": "online",
     "Graph": "graph",
     "partition": "partitioning",
+    "prepare_events": "preparing",
     "ClusterGCNConfig": "recipes.cluster_gcn",
     "Run": "run",
     "configure": "settings",

@@ -179,6 +179,7 @@ def stream(
         raise InputError("the stream has no event. Give at least one.")
     if feat is not None and feat.dim() != 2:
         raise InputError(f"feat is {list(feat.shape)}. Give [E, F]: a row of numbers an event.")
+    src, dst = _signed(src), _signed(dst)
     nodes = _num_nodes(src, dst, num_nodes, known)
     label = None if label is None else whole(label, "label")
     t = t.to(torch.float64) if t.is_floating_point() else t.to(torch.int64)
@@ -205,6 +206,11 @@ def stream(
         src=src.to(kind), dst=dst.to(kind), t=t, num_nodes=nodes, feat=None if feat is None else feat.float(),
         label=label, num_src=num_src, directed=directed, notes=notes,
     )  # fmt: skip
+
+
+def _signed(ids: Tensor) -> Tensor:
+    """Ids of unsigned types as int64, which torch compares; those beyond its range become negative, and are refused."""
+    return ids.to(torch.int64) if ids.dtype in (torch.uint16, torch.uint32, torch.uint64) else ids
 
 
 def _num_nodes(src: Tensor, dst: Tensor, said: int | None, known: int) -> int:

@@ -21,7 +21,7 @@ from graphscale.batches.stream import Sampler
 from graphscale.errors import InputError
 from graphscale.events import Events, stream
 from graphscale.growing import Growing
-from graphscale.nn.temporal import TemporalNet
+from graphscale.nn.temporal import Mails, TemporalNet
 from graphscale.objectives.link import scored
 from graphscale.places import stored
 from graphscale.recipes.pres import PRESConfig
@@ -69,13 +69,13 @@ class Live:
             src, dst: [b] nodes; ids that were not met yet are new nodes.
             t: [b] moments in order, none before ``now``.
             feat: [b, F], where the stream has features.
-            label: [b], where it has labels.
+            label: [b], where it has labels; links need none.
 
         Raises:
             InputError: where they are no continuation of the stream.
         """
-        before = self._growing.events
-        if len(src) == len(dst) == 0:
+        before, src, dst = self._growing.events, _numbers(src, "src"), _numbers(dst, "dst")
+        if src.numel() == dst.numel() == 0:
             return
         later = _events(before, src, dst, t, feat, label)
         if later.num_nodes > 2 * before.num_nodes + 1_000_000:  # before anything has grown
@@ -134,11 +134,21 @@ class Live:
         if not len(source):
             return torch.empty(other.shape)
         pairs = other if other.dim() == 2 else other[:, None]
-        batch = self._sampler.asked(source, pairs, moment.reshape(()) if moment.numel() == 1 else moment)
+        if moment.numel() == 1 or not isinstance(self._net.update, Mails):
+            return self._scored(source, pairs, moment.reshape(()) if moment.numel() == 1 else moment).view(other.shape)
+        found = torch.empty(pairs.shape)
+        for now in moment.unique():  # mails are read at the moment of the pair
+            these = (moment == now).nonzero()[:, 0]
+            found[these] = self._scored(source[these], pairs[these], now)
+        return found.view(other.shape)
+
+    def _scored(self, source: Tensor, pairs: Tensor, moment: Tensor) -> Tensor:
+        """[b, K] logits."""
+        batch = self._sampler.asked(source, pairs, moment)
         parts = {} if self._table is None else self._table.parts(batch.n_id)
         moved = batch.to(self._device)
         _, logits = scored(self._net, self._net(parts, moved).roots, moved, states=False)
-        return logits.float().cpu().view(other.shape)
+        return logits.float().cpu()
 
     def save(self, to: str | Path, *, overwrite: bool = False) -> None:
         """Write the memory and what was observed since training, for ``live(run, state=to)``.
@@ -231,14 +241,17 @@ def _events(
     known: Events, src: Any, dst: Any, t: Any, feat: Any = None, label: Any = None, *, nodes: int | None = None
 ) -> Events:  # fmt: skip
     """Events of the kind of a known stream."""
-    ends = [torch.as_tensor(end).reshape(-1) for end in (src, dst)]
+    ends = [_numbers(end, name).reshape(-1) for end, name in ((src, "src"), (dst, "dst"))]
+    if label is None and known.label is not None:
+        label = torch.zeros(len(ends[0]), dtype=torch.int64)  # links are foretold without
     moments = _moments(known, t).reshape(-1)
     if moments.numel() == 1:
         moments = moments.expand(ends[0].numel())
     largest = max((int(end.max()) for end in ends if end.numel()), default=0)
     return stream(
         ends[0], ends[1], moments.to(known.t.dtype), num_nodes=nodes or max(known.num_nodes, largest + 1),
-        feat=None if feat is None else torch.as_tensor(feat), label=None if label is None else torch.as_tensor(label),
+        feat=None if feat is None else _numbers(feat, "feat").float(),
+        label=None if label is None else _numbers(label, "label"),
         num_src=known.num_src, directed=known.directed,
     )  # fmt: skip
 
@@ -270,8 +283,17 @@ def _hash(net: TemporalNet) -> str:
     return digest.hexdigest()
 
 
+def _numbers(values: Any, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{name} = {values!r} are no numbers. Give a list, an array or a tensor of numbers."
+        ) from error
+
+
 def _ids(ids: Nodes, name: str, nodes: int) -> Tensor:
-    found = torch.as_tensor(ids)
+    found = _numbers(ids, name)
     if found.is_floating_point() or found.dtype == torch.bool:
         raise InputError(f"{name} is {found.dtype}: nodes are whole numbers.")
     if found.numel() and not (int(found.min()) >= 0 and int(found.max()) < nodes):

@@ -95,18 +95,28 @@ def prepare_graphs(
     return write_graphs(collection, to, made=made, overwrite=overwrite)
 
 
-def prepare_events(source: str, to: Path, *, directed: bool = False, overwrite: bool = False) -> Events:
+def prepare_events(source: Any, to: str | Path, *, directed: bool = False, overwrite: bool = False) -> Events:
     """Make a store of a stream at ``to`` and return it.
+
+    Args:
+        source: what ``train pres`` takes as ``--data``, or PyG's ``TemporalData`` (``msg`` features, ``y`` states).
+        to: folder of the store.
+        directed: a node's neighbours are the sources of its events alone.
+        overwrite: replace a store that lies in ``to``.
 
     Raises:
         InputError: where the source or the place cannot be used.
     """
     from graphscale.data import streams  # Arrow, for streams alone
 
+    to = Path(to)
     if to.exists() and not (overwrite and store.is_store(to)):
         raise InputError(f"{to} is in use. Give another --to, or --overwrite to replace a store.")
-    events = streams.load(source, directed=directed)
-    made = {"source": source, "versions": probe.versions()}
+    if isinstance(source, str | Path):
+        events = streams.load(source, directed=directed)
+    else:
+        events = streams.from_temporal_data(source, directed=directed)
+    made = {"source": str(source), "versions": probe.versions()}
     write_stream(events, to, made=made, overwrite=overwrite)
     return read_stream(to)
 

@@ -41,8 +41,9 @@ class LinkScores:
         self._mean("ap" + suffix, float(ranked["ap"]), 1)
         self._mean("auc" + suffix, float(ranked["auc"]), 1)
         rank = 1 + (neg > pos[:, None]).sum(1) + 0.5 * (neg == pos[:, None]).sum(1)
+        rank[pos.isnan() | neg.isnan().any(1)] = torch.nan  # it is larger than none: it would come first
         self._mean("mrr" + suffix, float((1 / rank).sum()), pos.numel())
-        self._mean("hits@10" + suffix, float((rank <= 10).sum()), pos.numel())
+        self._mean("hits@10" + suffix, float((rank <= 10).where(~rank.isnan(), torch.nan).sum()), pos.numel())
 
     def _mean(self, name: str, total: float, count: int) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + total

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from torch_geometric.data import TemporalData
 
+import graphscale
 from graphscale.data.planted_stream import planted_stream
 from graphscale.data.streams import from_temporal_data, load
 from graphscale.errors import InputError
@@ -82,6 +84,44 @@ def test_fractions_of_ids_and_labels_are_refused(tmp_path, row):
     (tmp_path / "e.csv").write_text(f"user_id,item_id,timestamp,state_label,features\n0,0,1,0,1\n{row}\n")
     with pytest.raises(InputError, match="no whole number"):
         load(tmp_path / "e.csv")
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.uint64])
+def test_unsigned_ids(tmp_path, kind):
+    events = load(parquet(tmp_path / "e.parquet", {**COLUMNS, "src": np.array([0, 1, 0], dtype=kind)}))
+    assert events.src.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_timestamps_are_seconds_whatever_the_file_counts_in(tmp_path, unit):
+    t = pa.array([10**9, 10**9 + 1, 10**9 + 7], type=pa.timestamp("s")).cast(pa.timestamp(unit))
+    events = load(parquet(tmp_path / "e.parquet", {**COLUMNS, "t": t}))
+    assert events.t.tolist() == [10**9, 10**9 + 1, 10**9 + 7]
+    assert events.t.dtype == torch.float64
+
+
+def test_a_feature_that_is_no_list(tmp_path):
+    assert load(parquet(tmp_path / "e.parquet", {**COLUMNS, "feat": [0.5, 1.0, 2.0]})).feat.tolist() == [
+        [0.5],
+        [1],
+        [2],
+    ]
+    with pytest.raises(InputError, match="numbers are needed"):
+        load(parquet(tmp_path / "f.parquet", {**COLUMNS, "feat": ["a", "b", "c"]}))
+
+
+def test_columns_of_one_name(tmp_path):
+    (tmp_path / "e.csv").write_text("src,dst,t,t\n0,1,2,3\n")
+    with pytest.raises(InputError, match="two columns t"):
+        load(tmp_path / "e.csv")
+
+
+def test_a_store_of_temporal_data(tmp_path):
+    data = TemporalData(src=torch.tensor([0, 1]), dst=torch.tensor([2, 3]), t=torch.tensor([4, 9]))
+    made = graphscale.prepare_events(data, tmp_path / "s")
+    assert made.num_events == 2 and load(tmp_path / "s").identity() == from_temporal_data(data).identity()
+    with pytest.raises(InputError, match="TemporalData"):
+        graphscale.prepare_events(TemporalData(src=torch.tensor([0])), tmp_path / "t")
 
 
 def test_pygs_temporal_data_in_any_order():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,8 @@ from graphscale.loop import commit, fetch, train_step
 from graphscale.nn.temporal import Correction
 from graphscale.objectives.link import incoherence, stream_loss
 from graphscale.recipes.pres import PRESConfig
+from graphscale.store.stream import write_stream
+from graphscale.stream_scores import LinkScores
 from graphscale.tables.mailbox import Mailbox
 from graphscale.tables.memory import Memory
 from graphscale.tables.predictive import Prediction, Predictive
@@ -113,11 +116,11 @@ def test_frequencies_are_learned_where_that_is_asked(tmp_path, model):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"embed_from": "measured"},
-        {"components": 2}, {"spread": True}, {"anchors": 5}, {"form": "rate"}, {"model": "tgat", "aggregate": "mean"},
-        {"model": "apan", "messages": "snapshot"}, {"model": "jodie", "fanout": "5"},
-        {"embed": "identity", "fanout": "5"}, {"model": "apan", "neighbors": "uniform"},
-        {"model": "jodie", "directed": True}, {"cut": "window", "window": float("inf")},
+        {"embed_from": "measured"}, {"components": 2}, {"spread": True}, {"anchors": 5}, {"form": "rate"},
+        {"model": "apan", "messages": "snapshot"}, {"model": "apan", "neighbors": "uniform"},
+        {"model": "apan", "see": "fresh"}, {"model": "tgat", "aggregate": "mean"}, {"model": "jodie", "fanout": "5"},
+        {"model": "jodie", "directed": True}, {"model": "jodie", "dropout": 0.5}, {"embed": "identity", "fanout": "5"},
+        {"pending": 0.5}, {"task": "states", "negatives": "historical"}, {"cut": "window", "window": float("inf")},
     ],
     ids=str,
 )  # fmt: skip
@@ -287,6 +290,7 @@ def test_two_ranks_equal_one_process_that_accumulates(tmp_path, kind):
         ({"undirected": True}, "static graphs"),
         ({"gamma": "0.5", "embed_from": "measured", "write_back": "measured"}, "nothing to the correction"),
         ({"gamma": "learn", "embed_from": "measured"}, "no gradient"),
+        ({"model": "tgat", "embed": "identity"}, "tgat has none"),
         ({"val": 0.6, "test": 0.5}, "nothing to train on"),
         ({"components": 3}, "1 or 2"),
         ({"task": "lunch"}, "links"),
@@ -326,3 +330,18 @@ def test_planted_states_are_found(tmp_path):
     settings = {"epochs": 8, "lr": 0.003, "dim": 32, "time_dim": 16, "batch_size": 50}
     result = trained(tmp_path / "run", data="planted-stream:16000", task="states", **settings)
     assert result["test"]["auc"] > 0.85  # 0.889 to 0.900 over four seeds
+
+
+def test_logits_that_are_no_numbers_rank_nowhere():
+    means = LinkScores()
+    means.add(torch.tensor([1.0, float("nan")]), torch.zeros(2, 3))
+    found = means.means(["mrr", "hits@10"])
+    assert all(math.isnan(value) for value in found.values())
+
+
+def test_a_store_prepared_directed_serves_models_without_neighbours(tmp_path):
+    write_stream(replace(small(num_events=120), directed=True), tmp_path / "s")
+    results = [trained(tmp_path / model, data=str(tmp_path / "s"), model=model) for model in ("jodie", "apan")]
+    assert all(result["test"]["ap"] > 0 for result in results)
+    with pytest.raises(InputError, match="prepared directed"):
+        trained(tmp_path / "tgn", data=str(tmp_path / "s"))

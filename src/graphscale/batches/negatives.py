@@ -21,7 +21,7 @@ from graphscale.kernels.threads import looped
 
 Kind = Literal["random", "historical", "inductive"]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_TRIES = 4
+_TRIES = 16
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class Negatives:
     """Draws ``count`` destinations an event.
 
     ``random``: any candidate, evenly. ``historical``: one that the source met in training, before the event.
-    ``inductive``: one that it met since training, before the event. Where a source met none of that kind the draw
-    is random. In an undirected stream whose nodes may be both ends, whom a source met counts from either end.
+    ``inductive``: one that it met since training, before the event, and never in training (Poursafaei et al. 2022).
+    Where a source met none of that kind, or 16 draws find none, the draw is random. In an undirected stream whose nodes
+    may be both ends, whom a source met counts from either end.
     """
 
     csr: TemporalCsr  # whom sources met
@@ -82,7 +83,7 @@ def _draw(
 ) -> None:  # fmt: skip
     size = len(candidates)
     for i in prange(len(numbers)):
-        lo = hi = indptr[src[i]]
+        first = lo = hi = indptr[src[i]]
         if kind == 1:
             hi = _before(events, lo, indptr[src[i] + 1], min(numbers[i], train_end))
         elif kind == 2:
@@ -90,13 +91,19 @@ def _draw(
             lo = _before(events, lo, hi, train_end)
         state = mix(np.uint64(numbers[i]) * _GOLDEN + seed)
         for j in range(out.shape[1]):
-            found = dst[i]
+            found, sound = dst[i], False
             for _ in range(_TRIES if hi > lo else 0):  # a source may have met the true destination alone
                 state += _GOLDEN
                 found = neighbours[lo + np.int64((mix(state) >> np.uint64(11)) % np.uint64(hi - lo))]
-                if not exclude or found != dst[i]:
+                sound = not exclude or found != dst[i]
+                if sound and kind == 2:  # of training's pairs it is none
+                    for at in range(first, lo):
+                        if neighbours[at] == found:
+                            sound = False
+                            break
+                if sound:
                     break
-            if hi == lo or (exclude and found == dst[i]):
+            if not sound:
                 state += _GOLDEN
                 found = _other(candidates, size, mix(state) >> np.uint64(11), dst[i], exclude)
             out[i, j] = found

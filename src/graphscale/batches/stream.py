@@ -147,7 +147,7 @@ class Sampler:
         return self._made(asked, _Stamps(self.events), stamps, numbers, negatives.shape, now, seed=seed)
 
     def asked(self, src: Tensor, others: Tensor, t: Tensor, *, seed: int = 0) -> EventBatch:
-        """The batch of no event, for scores of what may happen after all there is; memories are of the first moment.
+        """The batch of no event, for scores of what may happen after all there is; mails are read at the first moment.
 
         Args:
             src: [b] nodes.

@@ -162,15 +162,19 @@ def _column(table: Any, name: str) -> Tensor:
     if column.null_count:
         raise InputError(f"column {name} has {column.null_count:,} empty cells. Fill or drop those events.")
     kind = column.type
-    if pa.types.is_timestamp(kind):
-        column = column.cast(pa.int64())
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+    if pa.types.is_timestamp(kind):  # in seconds, whatever the file counts in: encoded times are of that order
+        ticks = torch.from_numpy(np.array(column.cast(pa.int64()).to_numpy()))
+        return ticks.double() / {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}[kind.unit]
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise InputError(f"column {name} holds {kind}, and numbers are needed. Convert it.")
     return torch.from_numpy(np.array(column.to_numpy()))
 
 
 def _lists(table: Any) -> Tensor:
     column = table.column("feat").combine_chunks()
+    if not (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
+            or pa.types.is_large_list(column.type)):  # fmt: skip
+        return _column(table, "feat").float()[:, None]
     flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)
     lengths = column.value_lengths().unique() if not pa.types.is_fixed_size_list(column.type) else None
     if column.null_count or flat.size % max(1, len(column)) or (lengths is not None and len(lengths) > 1):
@@ -190,6 +194,8 @@ def read_csv(path: Path, *, directed: bool = False, known: int = 0) -> Events:
         jodies = named[:3] == ["user_id", "item_id", "timestamp"]
         if not jodies:
             _demand_columns(path, named)
+            if twice := sorted({name for name in named if named.count(name) > 1}):
+                raise InputError(f"{path} has two columns {', '.join(twice)}. Name every column once.")
         # JODIE's header has one name for all features, so its lines are longer than their header.
         options = pa_csv.ReadOptions(
             skip_rows=1, autogenerate_column_names=jodies, column_names=None if jodies else named
@@ -237,6 +243,8 @@ def from_temporal_data(data: Any, *, directed: bool = False) -> Events:
     Raises:
         InputError: where it is no sound stream.
     """
+    if not all(isinstance(getattr(data, name, None), Tensor) for name in _NEEDED):
+        raise InputError(f"{type(data).__name__} has no tensors src, dst and t. Give PyG's TemporalData.")
     src, dst, t = data.src, data.dst, data.t
     if src.numel() == 0:
         raise InputError("the stream has no event. Give at least one.")
@@ -269,13 +277,16 @@ def _read_tgb(name: str, directed: bool) -> Events:
         from tgb.linkproppred.dataset import LinkPropPredDataset  # type: ignore[import-not-found]
     except ImportError as error:
         raise InputError(f"tgb:{name} needs the package py-tgb, which is not installed: pip install py-tgb.") from error
-    full = LinkPropPredDataset(name=name, root="datasets", preprocess=True).full_data
-    feat = np.asarray(full["edge_feat"], dtype=np.float32)
+    try:
+        full = LinkPropPredDataset(name=name, root="datasets", preprocess=True).full_data
+    except Exception as error:
+        raise InputError(f"py-tgb could not give {name}: {first_sentence(error)}.") from error
+    feat = None if full.get("edge_feat") is None else torch.from_numpy(np.asarray(full["edge_feat"], dtype=np.float32))
     return stream(
         torch.from_numpy(np.asarray(full["sources"], dtype=np.int64)),
         torch.from_numpy(np.asarray(full["destinations"], dtype=np.int64)),
         torch.from_numpy(np.asarray(full["timestamps"], dtype=np.int64)),
-        feat=torch.from_numpy(feat.reshape(len(feat), -1)),
+        feat=None if feat is None else feat.reshape(len(feat), -1),
         directed=directed,
         sort=True,
     )

@@ -68,7 +68,7 @@ class PRESConfig(TrainConfig):
     neighbors: Literal["recent", "uniform"] = "recent"
     """The latest events of a node, or any of its past."""
     batch_size: int = 200
-    """b: events a batch."""
+    """b: events a batch, of --cut count and capped."""
     cut: Literal["count", "window", "capped", "tbatch"] = "count"
     """Batches of b events; of a stretch of time; of at most b and few pending ends; or JODIE's t-batches."""
     window: float = 0.0
@@ -106,9 +106,9 @@ class PRESConfig(TrainConfig):
     test: float = 0.15
     """Share of events, the last ones, for the test."""
     new: float = 0.0
-    """Share of the nodes of validation and test that training does not see, to score unseen nodes (TGN: 0.1)."""
+    """Share of the nodes of validation and test that training does not see, to score unseen nodes."""
     negatives: Literal["random", "historical", "inductive"] = "random"
-    """Destinations beside which an event is ranked: any; those its source met in training; or only since."""
+    """Destinations beside which an event is ranked: any; those its source met in training; or since, but not in it."""
     ranked: int = 20
     """Negatives an event in evaluation; AP and AUC take the first."""
     exclude: bool = False
@@ -132,8 +132,6 @@ class PRESConfig(TrainConfig):
             raise InputError("--split, --undirected and --scaling are of static graphs. Leave them out.")
         if self.val + self.test >= 1:
             raise InputError(f"--val {self.val} and --test {self.test} leave nothing to train on. Lower one.")
-        if self.dim % self.heads:
-            raise InputError(f"--dim {self.dim} is not a multiple of --heads {self.heads}. Change one.")
         if (self.cut == "window") != (self.window > 0):
             raise InputError("--window is the length of --cut window's batches. Give both, or neither.")
         if self.aggregate == "mean" and self.messages == "snapshot":
@@ -142,6 +140,8 @@ class PRESConfig(TrainConfig):
                 " Leave out one."
             )
         self._refuse_idle()
+        if self.model == "tgat" and not self.fanouts():
+            raise InputError(f"--embed {self.embed} looks at memory alone, and tgat has none. Leave it out.")
         if self.embed_from == self.write_back == "measured":
             raise InputError(
                 "--embed-from measured and --write-back measured leave nothing to the correction. Leave out one."
@@ -175,9 +175,19 @@ class PRESConfig(TrainConfig):
             raise InputError(f"{', '.join(idle)}: apan's mails are snapshots. Leave out.")
         if self.model == "tgat" and (idle := given("aggregate", "messages", "memory")):
             raise InputError(f"{', '.join(idle)}: tgat has no memory. Leave out.")
-        if not self.fanouts() and (idle := given("fanout", "neighbors", "directed")):
+        if not self.fanouts() and (idle := given("fanout", "neighbors", "directed", "see")):
             embed = self.embed or _SHAPES[self.model][1]
             raise InputError(f"{', '.join(idle)}: the embedding {embed} looks at memory alone. Leave out.")
+
+        attends = "attention" in self.shape() or "mail" in self.shape()
+        if not attends and (idle := given("heads", "dropout")):
+            raise InputError(f"{', '.join(idle)}: nothing attends to anything in this network. Leave out.")
+        if attends and self.dim % self.heads:
+            raise InputError(f"--dim {self.dim} is not a multiple of --heads {self.heads}. Change one.")
+        if self.cut != "capped" and (idle := given("pending")):
+            raise InputError(f"{', '.join(idle)}: it is where --cut capped ends a batch. Leave out, or give that.")
+        if self.task == "states" and (idle := given("negatives", "exclude")):
+            raise InputError(f"{', '.join(idle)}: states are told from no negatives. Leave out.")
 
     def weight(self) -> float | None:
         """Gamma as a number; None where it is learned.

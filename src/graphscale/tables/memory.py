@@ -148,8 +148,11 @@ class Memory:
         self.events, self.csr, self.num_rows = events, csr, events.num_nodes
         if grown > 0:
             for name, column in self._by_node().items():
-                fill = column.new_full((grown, *column.shape[1:]), self._blank(name))
-                self.columns[name] = torch.cat([column, fill])
+                longer = (scratch.zeros_on_disk if self.disk else torch.empty)(
+                    self.num_rows, *column.shape[1:], dtype=column.dtype
+                )
+                longer[:-grown], longer[-grown:] = column, self._blank(name)
+                self.columns[name] = longer
 
     @staticmethod
     def _blank(name: str) -> int:
