@@ -48,7 +48,7 @@ def build(config: PRESConfig, views: StreamViews, seed: int) -> Run:
         seed=seed, world=world,
     )  # fmt: skip
     evaluate = scorer(config, views, net, table, device)
-    optimiser = torch.optim.Adam(parameters(net, config), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    optimiser = torch.optim.Adam(net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     objective = stream_loss(
         net, beta=config.beta, states=config.task == "states", bf16=config.precision == "bf16"
     )  # fmt: skip
@@ -81,22 +81,6 @@ def schedule(config: PRESConfig, views: StreamViews) -> tuple[Tensor, Tensor]:
     return scheduled(
         views.events, views.numbers, cut=config.cut, size=config.batch_size, window=config.window, share=config.pending
     )  # fmt: skip
-
-
-GAMMA_RATE = 50.0  # times the rate of weights
-
-
-def parameters(net: TemporalNet, config: PRESConfig) -> list[dict[str, Any]]:
-    """Groups for the optimiser: gamma has a rate of its own, and no decay.
-
-    Adam moves a number by about its rate a step, so that in some hundred steps of a weight's rate the logit of gamma
-    would stay where it begins.
-    """
-    raw = None if net.correction is None else net.correction.raw
-    groups: list[dict[str, Any]] = [{"params": [p for p in net.parameters() if p is not raw]}]
-    if raw is not None:
-        groups.append({"params": [raw], "lr": GAMMA_RATE * config.lr, "weight_decay": 0.0})
-    return groups
 
 
 def _ahead(asked: int, device: torch.device) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from graphscale.batches.stream import EventBatch, Hop
 from graphscale.kernels.aggregate import aggregate
+from graphscale.kernels.corrections import corrected
 from graphscale.kernels.event_attention import attend_events
 from graphscale.kernels.gates import gated
 from graphscale.kernels.waves import waves
@@ -289,11 +290,15 @@ class TemporalNet(nn.Module):
         return roots
 
 
+_GAMMA_RATE = 50.0
+
+
 class Correction(nn.Module):
     """PRES's equation 8: gamma times the measured memory and 1 - gamma times the predicted one (7).
 
     Args:
-        gamma: weight of the measurement; None learns it, as the sigmoid of a number.
+        gamma: weight of the measurement; None learns it, as the sigmoid of a number at fifty times a weight's rate:
+            Adam moves a number by about its rate a step, and at a weight's gamma would stay where it begins.
         first: where it begins, if it is learned.
         embeds: the memory that is embedded: the corrected one as in the paper's figure 8, or the measured one as in
             its algorithm 2, by which no gradient of the task reaches gamma.
@@ -306,18 +311,16 @@ class Correction(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.fixed, self.embeds, self.writes = gamma, embeds, writes
-        self.raw = nn.Parameter(torch.tensor(math.log(first / (1 - first)))) if gamma is None else None
+        self.raw = nn.Parameter(torch.tensor(math.log(first / (1 - first)) / _GAMMA_RATE)) if gamma is None else None
 
     @property
     def gamma(self) -> Tensor | float:
         """In [0, 1]."""
-        return torch.sigmoid(self.raw) if self.raw is not None else float(self.fixed or 0.0)
+        return torch.sigmoid(_GAMMA_RATE * self.raw) if self.raw is not None else float(self.fixed or 0.0)
 
     def forward(self, parts: Params, nodes: Tensor, before: Tensor, measured: Tensor) -> Tensor:
         """Memories [u, d] of ``nodes``; a node of which nothing is known keeps its measured one."""
         if self.fixed == 1.0:
             return measured
-        predicted = before + parts["ahead"][nodes]
         gamma = torch.as_tensor(self.gamma, dtype=measured.dtype, device=measured.device)
-        weight = torch.where(parts["known"][nodes], gamma, torch.ones_like(gamma))
-        return torch.lerp(predicted.to(measured.dtype), measured, weight[:, None])
+        return corrected(before, parts["ahead"], parts["known"], nodes, measured, gamma)

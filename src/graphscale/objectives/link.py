@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from graphscale.batches.stream import MEMORY, EventBatch
+from graphscale.kernels.corrections import incoherence
 from graphscale.nn.temporal import Embedded, TemporalNet
 from graphscale.rng import isolated
 from graphscale.step import ROWS, Objective, Outcome, Params, Write
@@ -17,21 +18,6 @@ def parts_of(params: Params) -> Params:
     """What the loop fetched of the memory."""
     head = f"{ROWS}{MEMORY}."
     return {name.removeprefix(head): value for name, value in params.items() if name.startswith(head)}
-
-
-def incoherence(before: Tensor, after: Tensor) -> Tensor:
-    """1 - cosine of memories before and after their update, mean over the nodes that had a memory (PRES, section 5.2).
-
-    Args:
-        before: [u, d] constants.
-        after: [u, d].
-    """
-    length: Tensor = torch.linalg.vector_norm(before, dim=1)
-    known = length > 0  # a cosine with zero is not defined
-    along = (before / length.clamp(min=1e-12)[:, None]).mul(after).sum(1)
-    cosine = along / torch.linalg.vector_norm(after, dim=1).clamp(min=1e-8)
-    mean: Tensor = ((1 - cosine) * known).sum() / known.sum().clamp(min=1)
-    return mean
 
 
 def writes_of(batch: EventBatch, found: Embedded) -> dict[str, Write]:

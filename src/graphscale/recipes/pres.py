@@ -7,7 +7,7 @@
 | APAN's mailbox                                 | ``tables.mailbox``                      |
 | prediction, equation (7); statistics, (9)      | ``tables.predictive``                   |
 | correction, equation (8)                       | ``nn.temporal.Correction``              |
-| memory coherence as a penalty, equation (10)   | ``objectives.link.incoherence``         |
+| memory coherence as a penalty, equation (10)   | ``kernels.corrections.incoherence``     |
 | pending events, definition 2                   | ``stream_monitors.pending_share``       |
 | memory coherence mu, equation (4), measured    | ``stream_coherence``                    |
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from graphscale.events import Events
+from graphscale.kernels.corrections import expected, learned
 from graphscale.kernels.normals import normals
 from graphscale.kernels.temporal import TemporalCsr
 from graphscale.step import Params
@@ -74,16 +75,16 @@ class Predictive(Memory):
         at = anchor
         if self.prediction.components > 1:
             at = anchor * self.prediction.components + self.columns["count"][anchor].argmax(1)
-        count, xi = self.columns["count"].view(-1)[at], self._by_component("xi")[at]
-        mean = xi.div_(count.clamp(min=1)[:, None])
+        mean, known = expected(self._by_component("xi"), self.columns["count"].view(-1), at)
         if self.prediction.spread:
+            count = self.columns["count"].view(-1)[at]
             square = self._by_component("psi")[at] / count.clamp(min=1)[:, None]
             # A node's draw follows from the node and its latest event: whatever is read beside it, on any rank.
             noise = normals(ids, self.columns["newest"][ids], self.dim)
             mean = mean + (square - mean * mean).clamp(min=0).sqrt() * noise
         if self.prediction.form == "rate":
             mean = mean * self._gaps(ids)[:, None]
-        return {**found, "ahead": mean.to(self.device), "known": (count > 0).to(self.device)}
+        return {**found, "ahead": mean.to(self.device), "known": known.to(self.device)}
 
     def _by_component(self, name: str) -> Tensor:
         """[anchors x components, d] of a column."""
@@ -97,18 +98,22 @@ class Predictive(Memory):
         return (passed / self.prediction.gap).clamp(_SHORTEST, _LONGEST).float()
 
     def _learn(self, ids: Tensor, values: Tensor) -> None:
+        how, xi, counts = self.prediction, self._by_component("xi"), self.columns["count"].view(-1)
+        if how.form == "increment" and how.components == 1 and not how.spread:
+            newest, taken, state = (self.columns[name] for name in ("newest", "taken", "state"))
+            learned(newest, taken, state, ids, values, self.anchor(ids), xi, counts)
+            return
         took = self.columns["newest"][ids] > self.columns["taken"][ids]
-        if not bool(took.all()):
-            ids, values = ids[took], values[took]
+        ids, values = ids[took], values[took]
         change = values - self.columns["state"][ids]
-        if self.prediction.form == "rate":
+        if how.form == "rate":
             change /= self._gaps(ids)[:, None]
         at = self.anchor(ids)
-        if self.prediction.components > 1:
-            at = at * self.prediction.components + self._nearest(at, change)
-        self._by_component("xi").index_add_(0, at, change)
-        self.columns["count"].view(-1).index_add_(0, at, torch.ones(at.numel()))
-        if self.prediction.spread:
+        if how.components > 1:
+            at = at * how.components + self._nearest(at, change)
+        xi.index_add_(0, at, change)
+        counts.index_add_(0, at, torch.ones(at.numel()))
+        if how.spread:
             self._by_component("psi").index_add_(0, at, change * change)
 
     def _nearest(self, anchor: Tensor, change: Tensor) -> Tensor:
