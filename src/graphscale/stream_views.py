@@ -109,7 +109,7 @@ def read(config: PRESConfig) -> StreamViews:
 
 
 def _hidden(events: Events, val: int, share: float) -> Tensor:
-    """[N] bool: nodes that training must not see, a share of those that validation and test meet (TGN's protocol)."""
+    """[N] bool: nodes that training must not see, a share of those that validation and test meet."""
     later = torch.cat([events.src[val:], events.dst[val:]]).unique().long()
     order = torch.randperm(later.numel(), generator=rng.generator(rng.DATA, 0))  # the same for all seeds
     hidden = torch.zeros(events.num_nodes, dtype=torch.bool)
