@@ -12,7 +12,8 @@ from graphscale.batches.schedule import by_count
 from graphscale.batches.stream import MEMORY, Sampler, StreamBatches
 from graphscale.events import stream
 from graphscale.loop import train_step
-from graphscale.nn.temporal import Correction, TemporalNet
+from graphscale.nn.memories import Correction
+from graphscale.nn.temporal import TemporalNet
 from graphscale.objectives.link import stream_loss
 from graphscale.run import Run
 from graphscale.sync.replicas import Replicas

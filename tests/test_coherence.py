@@ -16,7 +16,7 @@ from graphscale.batches.stream import MEMORY, Sampler
 from graphscale.errors import InputError
 from graphscale.interrupt import Interrupted
 from graphscale.loop import commit, fetch, train_step
-from graphscale.nn.temporal import Correction
+from graphscale.nn.memories import Correction
 from graphscale.objectives.link import loss_of, scored, stream_loss
 from graphscale.recipes.pres import PRESConfig
 from graphscale.stream_coherence import Probe, _owners

@@ -21,7 +21,8 @@ from graphscale.batches.stream import Sampler
 from graphscale.errors import InputError
 from graphscale.events import Events, stream
 from graphscale.growing import Growing
-from graphscale.nn.temporal import Mails, TemporalNet
+from graphscale.nn.memories import Mails
+from graphscale.nn.temporal import TemporalNet
 from graphscale.objectives.link import scored
 from graphscale.places import stored
 from graphscale.recipes.pres import PRESConfig

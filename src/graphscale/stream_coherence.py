@@ -32,7 +32,8 @@ from graphscale import rng
 from graphscale.batches.negatives import Negatives
 from graphscale.batches.schedule import latest_earlier
 from graphscale.batches.stream import EventBatch, Sampler
-from graphscale.nn.temporal import Remembered, TemporalNet
+from graphscale.nn.memories import Remembered
+from graphscale.nn.temporal import TemporalNet
 from graphscale.objectives.link import loss_of, scored
 from graphscale.tables.memory import Memory
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from graphscale.batches.stream import StreamBatches
 from graphscale.events import Events
-from graphscale.nn.temporal import Correction, TemporalNet
+from graphscale.nn.memories import Correction
+from graphscale.nn.temporal import TemporalNet
 from graphscale.stream_coherence import Coherence
 
 

@@ -18,7 +18,8 @@ from graphscale.batches.stream import MEMORY, Sampler, StreamBatches
 from graphscale.errors import InputError
 from graphscale.events import Events
 from graphscale.kernels.temporal import TemporalCsr
-from graphscale.nn.temporal import Correction, TemporalNet
+from graphscale.nn.memories import Correction
+from graphscale.nn.temporal import TemporalNet
 from graphscale.objectives.link import stream_loss
 from graphscale.run import Run, Scores, device_of
 from graphscale.stream_coherence import SAMPLE, Coherence, Probe

@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from graphscale.csr import Csr
 from graphscale.kernels.event_attention import attend_events, of_parts
 from graphscale.kernels.waves import waves
-from graphscale.nn.temporal import Mails, Messages, Time
+from graphscale.nn.memories import Mails, Messages, Time
 
 
 def sampled(features: int, dtype: torch.dtype, heads: int = 2, width: int = 5, times: int = 7):

@@ -20,7 +20,7 @@ from graphscale.errors import InputError
 from graphscale.interrupt import Interrupted
 from graphscale.kernels.corrections import incoherence
 from graphscale.loop import commit, fetch, train_step
-from graphscale.nn.temporal import Correction
+from graphscale.nn.memories import Correction
 from graphscale.objectives.link import stream_loss
 from graphscale.recipes.pres import PRESConfig
 from graphscale.store.stream import write_stream

@@ -3,10 +3,10 @@
 | in the paper                                   | here                                    |
 |------------------------------------------------|-----------------------------------------|
 | temporal batches, one behind (figure 1)        | ``batches.stream``                      |
-| memory and messages (equation 1; TGN's)        | ``tables.memory``, ``nn.temporal``      |
+| memory and messages (equation 1; TGN's)        | ``tables.memory``, ``nn.memories``      |
 | APAN's mailbox                                 | ``tables.mailbox``                      |
 | prediction, equation (7); statistics, (9)      | ``tables.predictive``                   |
-| correction, equation (8)                       | ``nn.temporal.Correction``              |
+| correction, equation (8)                       | ``nn.memories.Correction``              |
 | memory coherence as a penalty, equation (10)   | ``kernels.corrections.incoherence``     |
 | pending events, definition 2                   | ``stream_monitors.pending_share``       |
 | memory coherence mu, equation (4), measured    | ``stream_coherence``                    |
@@ -58,7 +58,7 @@ class PRESConfig(TrainConfig):
     time_dim: int = 100
     """Numbers of an encoded time."""
     frequencies: Literal["fixed", "learned"] = "fixed"
-    """Of encoded times. TGN learns them, which loses the slow ones at once (nn/temporal.py)."""
+    """Of encoded times. TGN learns them, which loses the slow ones at once (nn/memories.py)."""
     heads: int = 2
     """Attention heads; --dim must be a multiple."""
     dropout: float = 0.1
