@@ -9,6 +9,7 @@ foretell is in ``pres_accuracy.py``.
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
 import subprocess
@@ -250,9 +251,14 @@ def sampler(events_a_batch: int) -> tuple[float, float, float]:
             event[i, NEIGHBOURS - len(own) :], neighbour[i, NEIGHBOURS - len(near) :] = own, near
         return event, neighbour
 
-    fast = seconds_of(lambda _: recent(csr, nodes, cuts, NEIGHBOURS), 100, 1100) / 1000
-    slow = (seconds_of(loop, 2, 12) / 10 for loop in (by_lists, by_arrays))
-    return 1e6 * fast, *(1e6 * s for s in slow)
+    fast = min(seconds_of(lambda _: recent(csr, nodes, cuts, NEIGHBOURS), 100, 300) / 200 for _ in range(5))
+    gc.collect()
+    gc.disable()  # a loop makes tens of thousands of tuples: whoever collects them is not what is measured
+    try:
+        slow = [min(seconds_of(loop, 2, 5) / 3 for _ in range(5)) for loop in (by_lists, by_arrays)]
+    finally:
+        gc.enable()
+    return 1e6 * fast, 1e6 * slow[0], 1e6 * slow[1]
 
 
 def speed(work: Path) -> Table:
