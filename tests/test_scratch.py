@@ -80,3 +80,27 @@ def test_the_folder_is_the_users_choice_or_on_a_disk(monkeypatch, tmp_path):
     monkeypatch.delenv("TMPDIR")
     if os.access("/var/tmp", os.W_OK):
         assert scratch.folder() == "/var/tmp"
+
+
+@pytest.mark.parametrize("rows", [0, 3, 20_000])  # small, and large enough for large pages
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_zeros_in_memory_are_zeros_that_can_be_written(rows, dtype, monkeypatch):
+    monkeypatch.setattr(scratch, "_LARGE", 1 << 16)
+    array = scratch.zeros(rows, 7, dtype=dtype)
+    assert array.shape == (rows, 7) and array.dtype == dtype and array.is_contiguous() and not array.any()
+    array[rows // 2 :] = 1
+    assert int(array.long().sum()) == 7 * (rows - rows // 2)
+
+
+def test_large_zeros_cost_nothing_before_they_are_written():
+    code = """
+from graphscale import probe, scratch
+before = probe.anon_mb()
+array = scratch.zeros(1 << 20, 256)  # 1 GB
+assert probe.anon_mb() - before < 50, "untouched"
+array[: 1 << 18] = 1.0
+assert 200 < probe.anon_mb() - before < 400, "what was written is memory"
+"""
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )

@@ -6,6 +6,7 @@ it is gone, however the process ends. The file lies in ``TMPDIR``, or in /var/tm
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import tempfile
@@ -19,6 +20,7 @@ from torch import Tensor
 from graphscale.errors import InputError
 
 _IN_MEMORY = 1 << 28  # bytes
+_LARGE = 1 << 24  # bytes of an array that is worth large pages
 _BLOCK = 1 << 22  # numbers
 
 
@@ -31,6 +33,21 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     if prod(shape) * dtype.itemsize <= _IN_MEMORY:
         return torch.empty(shape, dtype=dtype)
     return zeros_on_disk(*shape, dtype=dtype)
+
+
+def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """An array of zeros in memory, whose rows are read here and there: in large pages where the system has them.
+
+    A row of 400 bytes from a random place of 2 GB costs 0.4 us in pages of 4 kB, for the processor has to look up where
+    the page is, and 0.05 us in pages of 2 MB.
+    """
+    size = prod(shape) * dtype.itemsize
+    if size < _LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.zeros(shape, dtype=dtype)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a system without them: small ones
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.from_numpy(np.frombuffer(pages, dtype=np.uint8)).view(dtype).view(shape)
 
 
 def zeros_on_disk(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

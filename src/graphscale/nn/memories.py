@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphscale.kernels.corrections import corrected
+from graphscale.kernels.even import even
 from graphscale.kernels.gates import gated
 from graphscale.kernels.waves import waves
 from graphscale.step import Params
@@ -70,15 +71,16 @@ class Messages(nn.Module):
             other: [u, d + F] the other ends' memories and the events' features.
             phi: [u, T] encoded times.
         """
-        d, cell = self.dim, self.cell
+        d, cell, rows = self.dim, self.cell, len(state)
+        state, other, phi = (even(x) for x in (state, other, phi))
         own, far, by_time = cell.weight_ih.split([d, other.shape[1], phi.shape[1]], dim=1)
         told = torch.addmm(F.linear(other, far), phi, by_time.t())
         if isinstance(cell, nn.RNNCell):
-            return torch.tanh(told + F.linear(state, own + cell.weight_hh, cell.bias_ih + cell.bias_hh))
+            return torch.tanh(told + F.linear(state, own + cell.weight_hh, cell.bias_ih + cell.bias_hh))[:rows]
         (gates, fresh), (held, kept) = (x.split([2 * d, d]) for x in (own, cell.weight_hh))
         (bias, fresh_bias), (held_bias, kept_bias) = (x.split([2 * d, d]) for x in (cell.bias_ih, cell.bias_hh))
         weight, all_bias = torch.cat([gates + held, fresh, kept]), torch.cat([bias + held_bias, fresh_bias, kept_bias])
-        return gated(told, F.linear(state, weight, all_bias), state)
+        return gated(told, F.linear(state, weight, all_bias), state)[:rows]
 
 
 class Mails(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from graphscale.batches.stream import EventBatch, Hop
 from graphscale.kernels.aggregate import aggregate
+from graphscale.kernels.even import even, even_number
 from graphscale.kernels.event_attention import attend_events
 from graphscale.nn.memories import Correction, Mails, Messages, Remembered, Time
 from graphscale.step import Params
@@ -33,18 +34,19 @@ class Attention(nn.Module):
 
     def forward(self, h: Tensor, hop: Hop, time: Time) -> Tensor:
         """Of h [q, d], the next hop's queries: [m, out]."""
-        m, heads, width = hop.block.num_rows, self.heads, self.width
-        own = h[:m]
-        query = self.query(own).view(m, heads, width) / math.sqrt(width)
-        key, value = (f(h).view(-1, heads, width) for f in (self.key, self.value))
+        m, q, heads, width = hop.block.num_rows, len(h), self.heads, self.width
+        h = even(h)
+        own = h[: even_number(m, len(h))]
+        query = self.query(own).view(-1, heads, width) / math.sqrt(width)
+        key, value = (f(h).view(-1, heads, width)[:q] for f in (self.key, self.value))
         to_key, to_value = (f.weight.view(heads, width, -1) for f in (self.edge_key, self.edge_value))
-        by_event = torch.bmm(query.transpose(0, 1), to_key.to(query.dtype))  # [H, m, T + F]
+        by_event = torch.bmm(query.transpose(0, 1), to_key.to(query.dtype))[:, :m]  # [H, m, T + F]
         seen, sums = attend_events(
-            hop.block, hop.rows, hop.age, hop.feat, time.w, time.b, query, key, value, by_event, self.dropout,
+            hop.block, hop.rows, hop.age, hop.feat, time.w, time.b, query[:m], key, value, by_event, self.dropout,
             self.training,
         )  # fmt: skip
-        events = torch.bmm(sums.to(query.dtype), to_value.to(query.dtype).transpose(1, 2))
-        out: Tensor = (seen + events.transpose(0, 1)).reshape(m, -1) + self.skip(own)
+        events = torch.bmm(even(sums, 1).to(query.dtype), to_value.to(query.dtype).transpose(1, 2))[:, :m]
+        out: Tensor = (seen + events.transpose(0, 1)).reshape(m, -1) + self.skip(own)[:m]
         return out
 
 
@@ -91,7 +93,7 @@ class Pairs(nn.Module):
 
     def forward(self, z: Tensor, src: Tensor, dst: Tensor) -> Tensor:
         """Of roots [r, d] and places of any one shape: logits of that shape."""
-        a, b = self.src(z), self.dst(z)
+        a, b = (f(even(z)) for f in (self.src, self.dst))
         logits: Tensor = self.out((F.embedding(src, a) + F.embedding(dst, b)).relu())
         return logits.squeeze(-1)
 

@@ -97,7 +97,7 @@ class Embedding:
         self.share = -(-num_rows // self.world.size)  # rows a rank, as torch.chunk cuts
         self.first = min(num_rows, self.share * self.world.rank)
         own = min(self.share, num_rows - self.first)
-        make = scratch.zeros_on_disk if disk else torch.zeros
+        make = scratch.zeros_on_disk if disk else scratch.zeros
         self.rows = make(own, dim, dtype=dtype)  # those of this rank
         self.kept: dict[str, Tensor] = {}  # of the optimiser: [own] or [own, D]
         if self.descent.kind == "adagrad":

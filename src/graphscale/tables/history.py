@@ -48,7 +48,7 @@ class History:
         self.share = -(-num_rows // self.world.size)  # rows a rank
         self.first = min(num_rows, self.share * self.world.rank)
         own = min(self.share, num_rows - self.first)
-        zeros = scratch.zeros_on_disk if disk else torch.zeros
+        zeros = scratch.zeros_on_disk if disk else scratch.zeros
         self.rows = zeros(own, dim, dtype=dtype)  # those of this rank
         self.written = torch.zeros(own, dtype=torch.int32)  # [own] writes that were complete when a row was computed
         self.writes = 0

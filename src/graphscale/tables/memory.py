@@ -72,7 +72,7 @@ class Memory:
         self._journal: list[tuple[Tensor, dict[str, Tensor]]] | None = None
 
     def _zeros(self, *shape: int) -> Tensor:
-        make = scratch.zeros_on_disk if self.disk else torch.zeros
+        make = scratch.zeros_on_disk if self.disk else scratch.zeros
         return make(self.num_rows, *shape, dtype=self.dtype)
 
     def read(self, ids: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class Memory:
         self.events, self.csr, self.num_rows = events, csr, events.num_nodes
         if grown > 0:
             for name, column in self._by_node().items():
-                longer = (scratch.zeros_on_disk if self.disk else torch.empty)(
+                longer = (scratch.zeros_on_disk if self.disk else scratch.zeros)(
                     self.num_rows, *column.shape[1:], dtype=column.dtype
                 )
                 longer[:-grown], longer[-grown:] = column, self._blank(name)

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from graphscale import scratch
 from graphscale.events import Events
 from graphscale.kernels.corrections import expected, learned
 from graphscale.kernels.normals import normals
@@ -58,9 +59,10 @@ class Predictive(Memory):
         self.prediction = prediction
         rows, parts = min(prediction.anchors or self.num_rows, self.num_rows), prediction.components
         self.anchors = rows
-        self.columns |= {"xi": torch.zeros(rows, parts, self.dim, dtype=self.dtype), "count": torch.zeros(rows, parts)}
+        self.columns["xi"] = scratch.zeros(rows, parts, self.dim, dtype=self.dtype)
+        self.columns["count"] = torch.zeros(rows, parts)
         if prediction.spread:
-            self.columns["psi"] = torch.zeros(rows, parts, self.dim, dtype=self.dtype)
+            self.columns["psi"] = scratch.zeros(rows, parts, self.dim, dtype=self.dtype)
 
     def anchor(self, ids: Tensor) -> Tensor:
         """[k] the anchor of every node."""
