@@ -61,11 +61,6 @@ class Events:
             return TemporalCsr(self.kept["indptr"], self.kept["neighbour"], self.kept["event"])
         return temporal_csr(self.src, self.dst, self.num_nodes, directed=self.directed)
 
-    def other_end(self, event: Tensor, node: Tensor) -> Tensor:
-        """[m] int64: the node that each event joins to the given one of its ends."""
-        src, dst = self.src[event].long(), self.dst[event].long()
-        return torch.where(dst == node, src, dst)
-
     def select(self, keep: Tensor) -> Events:
         """The stream of some events, numbered anew.
 

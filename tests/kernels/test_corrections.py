@@ -22,16 +22,33 @@ def test_the_correction_and_its_gradients(kind):
     measured.requires_grad_()
     predicted = before + ahead[nodes]
     formula = torch.where(known[nodes][:, None], gamma * measured + (1 - gamma) * predicted, measured)
-    out = corrected(before, ahead, known, nodes, measured, gamma)
+    out, off = corrected(before, ahead, known, nodes, measured, gamma)
     near = {} if kind != torch.bfloat16 else {"rtol": 0.05, "atol": 0.05}
     torch.testing.assert_close(out, formula, **near)
     weights = torch.randn(7, 5, generator=torch.Generator().manual_seed(1)).to(kind)
-    for a, b in zip(
-        torch.autograd.grad((out * weights).sum(), [measured, gamma]),
-        torch.autograd.grad((formula * weights).sum(), [measured, gamma]),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, **near)
+    cosine = torch.nn.functional.cosine_similarity(
+        *(x.float() if kind == torch.bfloat16 else x for x in (before, formula))
+    )
+    torch.testing.assert_close(off, (1 - cosine).mean(), **near)
+    for task, penalty in ((1.0, 0.0), (0.0, 2.0), (1.0, 2.0)):  # either reaches both, alone and with the other
+        for a, b in zip(
+            torch.autograd.grad((task * out * weights).sum() + penalty * off, [measured, gamma], retain_graph=True),
+            torch.autograd.grad(
+                (task * formula * weights).sum() + penalty * (1 - cosine).mean(), [measured, gamma], retain_graph=True
+            ),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, **near)
+
+
+def test_the_penalty_alone_needs_no_gradient_of_the_rest():
+    before, measured = rows()
+    measured.requires_grad_()
+    gamma, known = torch.tensor(0.3).double(), torch.ones(7, dtype=torch.bool)
+    found = [corrected(before, before, known, torch.arange(7), measured, gamma)[1] for _ in range(2)]
+    formula = 1 - torch.nn.functional.cosine_similarity(before, 0.3 * measured + 0.7 * 2 * before).mean()
+    got, want = (torch.autograd.grad(x, measured)[0] for x in (found[0], formula))
+    torch.testing.assert_close(got, want)
 
 
 def test_the_penalty_and_its_gradient():

@@ -201,7 +201,7 @@ def test_a_correction_is_what_equations_7_and_8_say():
     ids = torch.arange(events.num_nodes)
     parts = table.parts(ids)
     nodes, measured = net.update(parts, events.t[-1])
-    corrected = net.correction(parts, nodes, parts["state"][nodes], measured)
+    corrected, _ = net.correction(parts, nodes, parts["state"][nodes], measured)
     for place, node in enumerate(nodes.tolist()):
         taken, newest = (int(table.columns[name][node]) for name in ("taken", "newest"))
         passed = float(events.t[newest] - events.t[taken]) if taken >= 0 else 0.0

@@ -1,4 +1,4 @@
-"""PRES's statistics, correction and penalty, a pass over their rows each: as operations of torch they take many.
+"""PRES's statistics, and its correction with its penalty: a pass over their rows each; torch's operations take many.
 
 On other devices, and in bfloat16, the formulas stand as autograd takes them.
 """
@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from numba import njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from graphscale.kernels.threads import looped
 
 Array = NDArray[Any]
 _SUMS = {"reassoc", "contract"}
@@ -28,13 +30,13 @@ def _compiled(*tensors: Tensor) -> bool:
 def expected(sums: Tensor, counts: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     """([k, d] mean change of anchors ``at``, 0 where none was counted; [k] bool: whether one was)."""
     mean, known = torch.empty(at.numel(), sums.shape[1], dtype=sums.dtype), torch.empty(at.numel(), dtype=torch.bool)
-    _expected(sums.numpy(), counts.numpy(), at.numpy(), mean.numpy(), known.numpy())
+    looped(_expected, sums, counts, at, mean, known)
     return mean, known
 
 
-@njit(nogil=True, cache=True)
+@njit(parallel=True, nogil=True, cache=True)
 def _expected(sums: Array, counts: Array, at: Array, mean: Array, known: Array) -> None:
-    for i in range(len(at)):
+    for i in prange(len(at)):
         count = counts[at[i]]
         known[i] = count > 0
         share = sums.dtype.type(1) / max(count, counts.dtype.type(1))
@@ -67,8 +69,10 @@ def _learned(
                 sums[a, j] += values[i, j] - state[v, j]
 
 
-def corrected(before: Tensor, ahead: Tensor, known: Tensor, nodes: Tensor, measured: Tensor, gamma: Tensor) -> Tensor:
-    """[u, d]: gamma times the measured memory and 1 - gamma times the predicted one (equation 8).
+def corrected(
+    before: Tensor, ahead: Tensor, known: Tensor, nodes: Tensor, measured: Tensor, gamma: Tensor
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Corrected memories and their incoherence.
 
     Args:
         before: [u, d] memories, constants.
@@ -77,69 +81,18 @@ def corrected(before: Tensor, ahead: Tensor, known: Tensor, nodes: Tensor, measu
         nodes: [u] those that are corrected.
         measured: [u, d].
         gamma: [] in [0, 1].
+
+    Returns:
+        [u, d]: gamma times the measured memory and 1 - gamma times the predicted one (equation 8); and ``incoherence``
+        of before and this.
     """
     if _compiled(measured, before, ahead):
-        out: Tensor = _Corrected.apply(before, ahead, known, nodes, measured, gamma)  # type: ignore[no-untyped-call]
-        return out
+        found: tuple[Tensor, Tensor] = _Corrected.apply(before, ahead, known, nodes, measured, gamma)  # type: ignore[no-untyped-call]
+        return found
     weight = torch.where(known[nodes], gamma, torch.ones_like(gamma))
     predicted = (before + ahead[nodes]).to(measured.dtype)
-    return torch.lerp(predicted, measured, weight.to(measured.dtype)[:, None])
-
-
-class _Corrected(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, before: Tensor, ahead: Tensor, known: Tensor, nodes: Tensor, measured: Tensor, gamma: Tensor
-    ) -> Tensor:  # fmt: skip
-        ctx.rows = tuple(x.numpy() for x in (before, ahead, known, nodes))
-        ctx.gamma = float(gamma)
-        ctx.save_for_backward(measured)
-        out = torch.empty_like(measured)
-        rows = ctx.rows
-        _correct(rows[0], rows[1], rows[2], rows[3], measured.detach().numpy(), ctx.gamma, out.numpy())
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (measured,), out = ctx.saved_tensors, torch.empty_like(grad)
-        rows, along = ctx.rows, grad.contiguous().numpy()
-        of_gamma = _correct_back(
-            rows[0], rows[1], rows[2], rows[3], measured.detach().numpy(), ctx.gamma, along, out.numpy()
-        )
-        return None, None, None, None, out, grad.new_tensor(of_gamma)
-
-
-@njit(nogil=True, cache=True)
-def _correct(
-    before: Array, ahead: Array, known: Array, nodes: Array, measured: Array, gamma: float, out: Array
-) -> None:  # fmt: skip
-    own = measured.dtype.type(gamma)
-    for i in range(len(nodes)):
-        v = nodes[i]
-        for j in range(out.shape[1]):
-            if known[v]:
-                predicted = before[i, j] + ahead[v, j]
-                out[i, j] = predicted + own * (measured[i, j] - predicted)
-            else:
-                out[i, j] = measured[i, j]
-
-
-@njit(nogil=True, cache=True, fastmath=_SUMS)
-def _correct_back(
-    before: Array, ahead: Array, known: Array, nodes: Array, measured: Array, gamma: float, grad: Array, out: Array
-) -> float:  # fmt: skip
-    own, total = measured.dtype.type(gamma), 0.0
-    for i in range(len(nodes)):
-        v, row = nodes[i], measured.dtype.type(0)
-        if known[v]:
-            for j in range(out.shape[1]):
-                out[i, j] = own * grad[i, j]
-                row += grad[i, j] * (measured[i, j] - before[i, j] - ahead[v, j])
-        else:
-            out[i] = grad[i]
-        total += row
-    return total
+    after = torch.lerp(predicted, measured, weight.to(measured.dtype)[:, None])
+    return after, incoherence(before, after.float())
 
 
 def incoherence(before: Tensor, after: Tensor) -> Tensor:
@@ -149,9 +102,11 @@ def incoherence(before: Tensor, after: Tensor) -> Tensor:
         before: [u, d] constants.
         after: [u, d].
     """
-    if _compiled(after, before):
-        out: Tensor = _Incoherence.apply(before, after)  # type: ignore[no-untyped-call]
-        return out
+    if _compiled(after, before):  # a correction by nothing
+        unknown = torch.zeros(len(before), dtype=torch.bool)
+        nodes = torch.arange(len(before))
+        found: Tensor = _Corrected.apply(before, before, unknown, nodes, after, after.new_ones(()))[1]  # type: ignore[no-untyped-call]
+        return found
     length: Tensor = torch.linalg.vector_norm(before, dim=1)
     known = length > 0  # a cosine with zero is not defined
     along = (before / length.clamp(min=1e-12)[:, None]).mul(after).sum(1)
@@ -160,46 +115,69 @@ def incoherence(before: Tensor, after: Tensor) -> Tensor:
     return mean
 
 
-class _Incoherence(torch.autograd.Function):
+class _Corrected(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, before: Tensor, after: Tensor) -> Tensor:
-        ctx.before, ctx.share = before.numpy(), np.empty((len(before), 2), dtype=before.numpy().dtype)
-        ctx.save_for_backward(after)
-        return after.new_tensor(_incoherent(ctx.before, after.detach().numpy(), ctx.share))
+    def forward(
+        ctx: Any, before: Tensor, ahead: Tensor, known: Tensor, nodes: Tensor, measured: Tensor, gamma: Tensor
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx.set_materialize_grads(False)
+        ctx.gamma = float(gamma)
+        out, share = torch.empty_like(measured), measured.new_empty(len(measured), 3)
+        looped(_correct, before, ahead, known, nodes, measured, ctx.gamma, out, share)
+        ctx.save_for_backward(before, ahead, known, nodes, measured, out, share)
+        ctx.counted = max(1, int(share[:, 0].count_nonzero()))
+        return out, share[:, 2].sum() / ctx.counted
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        (after,) = ctx.saved_tensors
-        out = torch.empty_like(after)
-        _incoherent_back(ctx.before, after.detach().numpy(), ctx.share, float(grad), out.numpy())
-        return None, out
+    def backward(ctx: Any, grad: Tensor | None, along: Tensor | None) -> tuple[Tensor | None, ...]:
+        *rows, share = ctx.saved_tensors
+        measured = rows[4]
+        grad = torch.zeros_like(measured) if grad is None else grad.contiguous()
+        weight = 0.0 if along is None else float(along) / ctx.counted
+        to_measured, of_gamma = torch.empty_like(measured), measured.new_empty(len(measured))
+        looped(_correct_back, *rows, share, ctx.gamma, weight, grad, to_measured, of_gamma)
+        return None, None, None, None, to_measured, of_gamma.sum()
 
 
-@njit(nogil=True, cache=True, fastmath=_SUMS)
-def _incoherent(before: Array, after: Array, share: Array) -> float:
-    """The mean; share [u, 2] is what a row of the gradient takes of before and of after."""
-    total, count = 0.0, 0
-    for i in range(len(before)):
-        own = theirs = along = 0.0
-        for j in range(before.shape[1]):
-            own += before[i, j] * before[i, j]
-            theirs += after[i, j] * after[i, j]
-            along += before[i, j] * after[i, j]
-        share[i, 0] = share[i, 1] = 0.0
-        if own > 0:
-            theirs = max(theirs, 1e-16)
-            scale = 1.0 / np.sqrt(own * theirs)
-            share[i, 0], share[i, 1] = -scale, along * scale / theirs
-            total += 1.0 - along * scale
-            count += 1
-    share /= max(count, 1)
-    return total / max(count, 1)
-
-
-@njit(nogil=True, cache=True)
-def _incoherent_back(before: Array, after: Array, share: Array, grad: float, out: Array) -> None:
-    for i in range(len(out)):
-        of_before, of_after = out.dtype.type(grad) * share[i, 0], out.dtype.type(grad) * share[i, 1]
+@njit(parallel=True, nogil=True, cache=True, fastmath=_SUMS)
+def _correct(
+    before: Array, ahead: Array, known: Array, nodes: Array, measured: Array, gamma: float, out: Array, share: Array
+) -> None:  # fmt: skip
+    """Share [u, 3]: a row's penalty last, and what its gradient takes of before and of after; 0 where it has none."""
+    weight, zero = measured.dtype.type(gamma), measured.dtype.type(0)
+    for i in prange(len(nodes)):
+        v, own, theirs, along = nodes[i], zero, zero, zero
+        if known[v]:
+            for j in range(out.shape[1]):
+                predicted = before[i, j] + ahead[v, j]
+                out[i, j] = predicted + weight * (measured[i, j] - predicted)
+        else:
+            out[i] = measured[i]
         for j in range(out.shape[1]):
-            out[i, j] = of_before * before[i, j] + of_after * after[i, j]
+            own += before[i, j] * before[i, j]
+            theirs += out[i, j] * out[i, j]
+            along += before[i, j] * out[i, j]
+        share[i] = 0
+        if own > 0:
+            theirs = max(theirs, measured.dtype.type(1e-16))
+            scale = 1 / np.sqrt(own * theirs)
+            share[i, 0], share[i, 1], share[i, 2] = -scale, along * scale / theirs, 1 - along * scale
+
+
+@njit(parallel=True, nogil=True, cache=True, fastmath=_SUMS)
+def _correct_back(
+    before: Array, ahead: Array, known: Array, nodes: Array, measured: Array, after: Array, share: Array, gamma: float,
+    weight: float, grad: Array, to_measured: Array, of_gamma: Array,
+) -> None:  # fmt: skip
+    kept, penalty = measured.dtype.type(gamma), measured.dtype.type(weight)
+    for i in prange(len(nodes)):
+        v, row = nodes[i], measured.dtype.type(0)
+        of_before, of_after = penalty * share[i, 0], penalty * share[i, 1]
+        for j in range(grad.shape[1]):
+            to_measured[i, j] = grad[i, j] + of_before * before[i, j] + of_after * after[i, j]
+        if known[v]:
+            for j in range(grad.shape[1]):
+                row += to_measured[i, j] * (measured[i, j] - before[i, j] - ahead[v, j])
+                to_measured[i, j] *= kept
+        of_gamma[i] = row

@@ -127,6 +127,7 @@ class Remembered(NamedTuple):
     kept: Tensor  # [n, d] to be written
     before: Tensor  # [u, d] of the nodes that took something in, before
     after: Tensor  # [u, d] and after, corrected
+    incoherent: Tensor | None = None  # [] by how much these two are, where that is known by the way
 
 
 _GAMMA_RATE = 50.0
@@ -157,9 +158,11 @@ class Correction(nn.Module):
         """In [0, 1]."""
         return torch.sigmoid(_GAMMA_RATE * self.raw) if self.raw is not None else float(self.fixed or 0.0)
 
-    def forward(self, parts: Params, nodes: Tensor, before: Tensor, measured: Tensor) -> Tensor:
-        """Memories [u, d] of ``nodes``; a node of which nothing is known keeps its measured one."""
+    def forward(
+        self, parts: Params, nodes: Tensor, before: Tensor, measured: Tensor
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """(Memories [u, d] of ``nodes``, their incoherence); one of which nothing is known keeps what is measured."""
         if self.fixed == 1.0:
-            return measured
+            return measured, None
         gamma = torch.as_tensor(self.gamma, dtype=measured.dtype, device=measured.device)
         return corrected(before, parts["ahead"], parts["known"], nodes, measured, gamma)

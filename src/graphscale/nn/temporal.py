@@ -160,14 +160,14 @@ class TemporalNet(nn.Module):
         """
         assert self.update is not None
         memory, (nodes, measured) = parts["state"], self.update(parts, now)
-        before, after, correction = memory[nodes], measured, self.correction
+        before, after, correction, incoherent = memory[nodes], measured, self.correction, None
         if correction is not None:
-            after = correction(parts, nodes, before, measured)
+            after, incoherent = correction(parts, nodes, before, measured)
         seen = kept = memory.index_copy(0, nodes, after.to(memory.dtype))
         if correction is not None and "measured" in (correction.embeds, correction.writes):
             other = memory.index_copy(0, nodes, measured.to(memory.dtype))
             seen, kept = (other if of == "measured" else seen for of in (correction.embeds, correction.writes))
-        return Remembered(seen, kept, before, after)
+        return Remembered(seen, kept, before, after, incoherent)
 
     def embedded(self, h: Tensor, batch: EventBatch) -> Tensor:
         """Root queries [r, d] of the memories [q, d] of all queries."""

@@ -50,7 +50,8 @@ def stream_loss(
             found, scores = functional_call(_Scored(net, states), _under(weights), (parts_of(params), batch))
         loss = loss_of(scores, batch, states=states)
         if beta and found.memory is not None:
-            loss = loss + batch.count * beta * incoherence(found.memory.before, found.memory.after.float())
+            _, _, before, after, off = found.memory
+            loss = loss.add(incoherence(before, after.float()) if off is None else off, alpha=batch.count * beta)
         return Outcome(loss_sum=loss, count=batch.count, writes=writes_of(batch, found))
 
     return objective

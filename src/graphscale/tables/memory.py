@@ -24,6 +24,7 @@ from torch import Tensor
 
 from graphscale import scratch
 from graphscale.events import Events
+from graphscale.kernels.pending import pending
 from graphscale.kernels.temporal import TemporalCsr, between
 from graphscale.step import Params
 from graphscale.world import World
@@ -77,7 +78,7 @@ class Memory:
 
     def read(self, ids: Tensor) -> Tensor:
         """[k, d] memories, without what is pending."""
-        return self.columns["state"][ids].to(self.device)
+        return self.columns["state"].index_select(0, ids).to(self.device)
 
     def parts(self, ids: Tensor) -> Params:
         """What a step needs of nodes ``ids`` [k].
@@ -86,26 +87,30 @@ class Memory:
             ``state`` [k, d]; of the m messages: ``of`` [m] place in ids, ascending, ``other`` [m, d] memory of the
             other end, ``elapsed`` [m] float32 time since the node's memory was of, ``feat`` [m, F] of the event.
         """
-        of, event, neighbour = self._pending(ids)
-        nodes = ids[of]
-        other = self.columns["other"][nodes] if self.when == "snapshot" else self.columns["state"][neighbour]
-        taken = self.columns["taken"][nodes]
-        # Before its first event a node's memory is of the beginning of time: the message says that nothing elapsed.
-        t = self.events.t
-        elapsed = (t[event] - t[torch.where(taken < 0, event, taken)]).float()
-        found = {"state": self.columns["state"][ids], "of": of, "other": other, "elapsed": elapsed}
+        of, event, neighbour, elapsed = self._pending(ids)
+        state = self.columns["state"]
+        if self.when == "snapshot":
+            other = self.columns["other"].index_select(0, ids[of])
+        else:
+            other = state.index_select(0, neighbour)
+        found = {"state": state.index_select(0, ids), "of": of, "other": other, "elapsed": elapsed}
         if self.events.feat is not None:
             found["feat"] = self.events.feat[event]
         return {name: value.to(self.device) for name, value in found.items()}
 
-    def _pending(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(Place in ids, event, other end) of every message, by node and time."""
-        newest, taken = self.columns["newest"][ids], self.columns["taken"][ids]
-        if self.of == "mean":
-            return between(self.csr, ids, taken + 1, newest + 1)
-        of = (newest > taken).nonzero()[:, 0]
-        nodes, event = ids[of], newest[of]
-        return of, event, self.events.other_end(event, nodes)
+    def _pending(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(Place in ids, event, other end, elapsed) of every message, by node and time.
+
+        Before its first event a node's memory is of the beginning of time: the message says that nothing elapsed.
+        """
+        newest, taken, events = self.columns["newest"], self.columns["taken"], self.events
+        if self.of == "last":
+            return pending(ids, newest, taken, events.src, events.dst, events.t)
+        since = taken[ids]
+        of, event, neighbour = between(self.csr, ids, since + 1, newest[ids] + 1)
+        since = since[of]
+        elapsed = events.t[event] - events.t[torch.where(since < 0, event, since)]
+        return of, event, neighbour, elapsed.float()
 
     def write(self, ids: Tensor, values: Tensor, time: Tensor | None = None) -> None:
         """Nodes ``ids`` took in what was pending and are now ``values``; their latest events are ``time``.
@@ -131,7 +136,7 @@ class Memory:
         self.columns["taken"][ids] = self.columns["newest"][ids]
         self.columns["newest"][ids] = newest
         if self.when == "snapshot":
-            _, _, neighbour = self._pending(ids)
+            _, _, neighbour, _ = self._pending(ids)
             self.columns["other"].index_copy_(0, ids, self.columns["state"][neighbour])
 
     def _learn(self, ids: Tensor, values: Tensor) -> None:
