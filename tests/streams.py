@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -45,6 +50,27 @@ class Made(TorchDispatchMode):
         if not func.is_view and not func._schema.name.endswith("_"):
             self.numbers += sum(t.numel() for t in fresh)
         return out
+
+
+def paged(column, name):
+    """The column, of one value, in memory of which nothing is mapped: ``resident`` tells what is read or written."""
+    size = column.numel() * column.element_size()
+    with os.fdopen(os.memfd_create(name), "r+b") as file:
+        if column.view(-1)[0]:
+            file.write(column.numpy().tobytes())
+        file.truncate(size)
+        file.flush()
+        pages = np.frombuffer(mmap.mmap(file.fileno(), size), dtype=np.uint8)
+    return torch.from_numpy(pages).view(column.dtype).view(column.shape)
+
+
+def resident(name):
+    """Kilobytes of ``paged`` memory that were touched, by whatever means."""
+    lines, kb = iter(Path("/proc/self/smaps").read_text().splitlines()), 0
+    for line in lines:
+        if f"memfd:{name} " in line:
+            kb += next(int(field.split()[1]) for field in lines if field.startswith("Rss:"))
+    return kb
 
 
 def network(events, **kind):

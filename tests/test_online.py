@@ -63,6 +63,36 @@ def test_a_replay_is_the_evaluation(kind, tmp_path):
         used.observe(src, dst, t, label=events.label[numbers])
 
 
+@pytest.mark.parametrize("kind", [KINDS["tgn"], KINDS["apan"], {"eval_batch": 70}], ids=str)
+def test_what_it_begins_with_is_what_evaluation_leaves(kind, tmp_path):
+    """Evaluation begins a batch at the first test event, in the middle of what would be one."""
+    config = replace(SMALL, **kind, out=tmp_path / "run")
+    session.train("pres", config)
+    state = checkpoint.load(tmp_path / "run" / "checkpoints" / "best.pt", needs=("epoch", "model"))
+    net, table, views = stream_runs.restored(config, state)
+    assert (views.test - views.val) % config.eval_batch
+    evaluate = stream_runs.scorer(config, views, net, table, device_of(config.device))
+    for split, (first, end) in views.splits.items():
+        list(evaluate.passes(first, end, evaluate.negatives[split]))
+    used = live(tmp_path / "run")
+    assert used.num_events == views.events.num_events
+    for name, column in used._table.columns.items():
+        torch.testing.assert_close(column, table.columns[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_bipartite_stream_grows_by_destinations_and_by_sources_that_have_room(tmp_path):
+    lines = "".join(f"{i % 10},{10 + i * 7 % 10},{i}\n" for i in range(300))
+    (tmp_path / "e.csv").write_text("src,dst,t\n" + lines)
+    made = graphscale.prepare_events(tmp_path / "e.csv", tmp_path / "s", num_src=10, spare_sources=2)
+    assert (made.num_src, made.num_nodes, int(made.dst.min())) == (12, 22, 12)
+    session.train("pres", replace(SMALL, data=str(tmp_path / "s"), out=tmp_path / "run"))
+    used = live(tmp_path / "run")
+    used.observe([3, 10], [25, 12], [500, 501])  # a new destination, and a new source
+    assert used.score([3, 10], [25, 25]).isfinite().all()
+    with pytest.raises(InputError, match="12 sources"):
+        used.observe([12], [13], [600])
+
+
 @pytest.mark.parametrize("model", ["tgn", "apan"])
 def test_pairs_of_many_moments_are_scored_as_one_by_one(model, run, tmp_path):
     if model != "tgn":
@@ -143,6 +173,11 @@ def test_what_cannot_be_is_said(run, call, says):
     assert used.num_events == before
     used.observe([0], [33], [used.now], label=[0])  # it goes on
     assert used.num_events == before + 1
+
+
+def test_nothing_can_be_scored(run):
+    assert live(run).score([], []).shape == (0,)
+    assert live(run).score([], torch.empty(0, 3)).shape == (0, 3)
 
 
 def test_nothing_can_be_observed(run):

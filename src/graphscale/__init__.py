@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from graphscale.partitioning import partition as partition
     from graphscale.people import Users as Users
     from graphscale.people import users as users
+    from graphscale.preparing import append_events as append_events
     from graphscale.preparing import prepare_events as prepare_events
     from graphscale.recipes.cluster_gcn import ClusterGCNConfig as ClusterGCNConfig
     from graphscale.run import Run as Run
@@ -52,6 +53,7 @@ _HOME = {
     "live": "online",
     "Graph": "graph",
     "partition": "partitioning",
+    "append_events": "preparing",
     "prepare_events": "preparing",
     "ClusterGCNConfig": "recipes.cluster_gcn",
     "Run": "run",

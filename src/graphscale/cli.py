@@ -17,7 +17,7 @@ from contextlib import closing, redirect_stderr
 from dataclasses import asdict, fields, make_dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -80,25 +80,35 @@ def evaluate(
     /,
     data: str | None = None,
     device: Device | None = None,
+    negatives: Literal["random", "historical", "inductive"] | None = None,
+    ranked: int | None = None,
+    baselines: bool = False,
     json: bool = False,
 ) -> int:
     """Score a run's best checkpoint exactly.
 
     Args:
         run: folder of the run.
-        data: other data with the same features; by default the run's own.
+        data: other data with the same features, or the run's stream elsewhere; by default the run's own.
         device: where to compute; by default as in training.
+        negatives: of a stream's links, destinations beside which an event is ranked; by default as in training.
+        ranked: how many of them; by default as in training.
+        baselines: of a stream's links, score EdgeBank and PopTrack beside the run.
         json: print the scores as one JSON object.
     """
     from rich.console import Console as Rich
 
     from graphscale import console, folder, session
 
-    result = session.evaluate(run, data=data, device=device)
+    result = session.evaluate(
+        run, data=data, device=device, negatives=negatives, ranked=ranked, baselines=baselines
+    )  # fmt: skip
     if json:
         print(folder.dumps(result))
     else:
         Rich().print(console.scores_table(result))
+        for name, scores in result.get("baselines", {}).items():
+            Rich().print(console.scores_table(scores, title=name))
     if missing := result.get("missing_seeds"):
         print(f"note: no checkpoint yet of seed {', '.join(map(str, missing))}", file=sys.stderr)
     return 0

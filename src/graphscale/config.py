@@ -73,7 +73,7 @@ class TrainConfig(Settings):
     seeds: int = 1
     """Number of runs, with seeds seed, seed + 1, ...; the result holds their mean and deviation."""
     monitor: str | None = None
-    """Validation metric that picks the best epoch; by default accuracy, or f1_micro for several labels a node."""
+    """Validation metric that picks the best epoch; by default accuracy, f1_micro of several labels, ap of links."""
     patience: int | None = None
     """Stop after so many epochs without a better validation score."""
     eval_every: int = 1

@@ -166,11 +166,13 @@ def _settings(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{n} = {v:.4g}" if isinstance(v, float) else f"{n} = {v}" for n, v in sorted(params.items()))
 
 
-def scores_table(result: Mapping[str, Any]) -> Table:
+def scores_table(result: Mapping[str, Any], title: str | None = None) -> Table:
     """Percent on screens: a row a metric, a column a split, deviations where there are several runs."""
     mean, std = result.get("mean", result), result.get("std")
     splits = [split for split in SCORED if split in mean]
-    table = Table("metric", *({"val": "validation"}.get(split, split.replace("_", " ")) for split in splits))
+    table = Table(
+        "metric", *({"val": "validation"}.get(split, split.replace("_", " ")) for split in splits), title=title
+    )  # fmt: skip
     for name in mean["test"]:
         cells = []
         for split in splits:

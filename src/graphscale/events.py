@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphscale import scratch
 from graphscale.errors import InputError
 from graphscale.kernels.temporal import TemporalCsr, extended, temporal_csr
 from graphscale.scratch import joined
@@ -21,7 +22,7 @@ from graphscale.scratch import joined
 _BLOCK = 1 << 22  # events that are looked at at a time
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Events:
     """A stream; its arrays may be memory-mapped. Event e happened no later than event e + 1.
 
@@ -38,6 +39,11 @@ class Events:
     directed: bool = False  # whether the events of a node, as its neighbours see them, are the incoming ones alone
     notes: tuple[str, ...] = ()
     kept: Mapping[str, Tensor] = field(default_factory=dict)  # the CSR of a store: indptr, neighbour, event
+
+    def __repr__(self) -> str:
+        kind = f"bipartite, {self.num_src:,} sources, " if self.bipartite else "directed, " if self.directed else ""
+        labels = "" if self.label is None else ", labels"
+        return f"Events({kind}{self.num_events:,} of {self.num_nodes:,} nodes, {self.num_features} features{labels})"
 
     @property
     def num_events(self) -> int:
@@ -74,6 +80,23 @@ class Events:
             label=None if self.label is None else self.label[at], kept={},
         )  # fmt: skip
 
+    def roomier(self, sources: int) -> Events:
+        """The bipartite stream with numbers for so many later sources: destinations are numbered behind them.
+
+        Raises:
+            InputError: where the stream is not bipartite, or the number is negative.
+        """
+        if not self.bipartite or sources < 0:
+            raise InputError(
+                f"room for {sources:,} later sources: a number from 0 is needed, and a bipartite stream (num_src). New"
+                " nodes of any other take the next numbers."
+            )
+        nodes = self.num_nodes + sources
+        kind = torch.int32 if nodes < 2**31 else torch.int64
+        dst = scratch.empty(self.num_events, dtype=kind)
+        torch.add(self.dst, sources, out=dst)
+        return replace(self, dst=dst, num_nodes=nodes, num_src=self.num_src + sources, kept={})
+
     def demand_follows(self, later: Events) -> None:
         """Refuse events that cannot be appended to these.
 
@@ -85,7 +108,10 @@ class Events:
                 f"the later events have {_kind(later)}, the stream {_kind(self)}. Give events of one kind."
             )
         if later.num_src != self.num_src and (self.bipartite or later.bipartite):
-            raise InputError("the later events part sources and destinations elsewhere. Give events of one stream.")
+            raise InputError(
+                f"the later events have {later.num_src:,} sources, the stream {self.num_src:,}: destinations would be"
+                " other nodes. Give events of one stream, numbered as it is."
+            )
         if self.num_events and later.num_events and bool(later.t[0] < self.t[-1]):
             raise InputError(
                 f"the later events begin at {later.t[0].item()}, before the stream ends ({self.t[-1].item()})."
@@ -257,8 +283,9 @@ def _demand_parted(src: Tensor, dst: Tensor, num_src: int) -> None:
     if bool(bad.any()):
         at = _first(bad)
         raise InputError(
-            f"event {at} ({int(src[at])}, {int(dst[at])}) does not go from one of the {num_src} sources to a"
-            " destination. Leave num_src out where a node may be both."
+            f"event {at} ({int(src[at])}, {int(dst[at])}) does not go from one of the {num_src:,} sources to a"
+            " destination. Leave num_src out where a node may be both; for later sources, prepare the stream with room"
+            " (--spare-sources)."
         )
 
 

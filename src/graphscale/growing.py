@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from graphscale import scratch
-from graphscale.errors import InputError
 from graphscale.events import Events
 from graphscale.kernels.tail import Tail
 from graphscale.kernels.temporal import TemporalCsr, extended
@@ -39,7 +38,8 @@ class Growing:
         """The stream with later events at its end.
 
         Nodes without an event may follow the last one: their number grows by a quarter where it grows, so that
-        tables with a row a node do too.
+        tables with a row a node do too. A bipartite stream grows by destinations; new sources need numbers below
+        ``num_src``, for which ``Events.roomier`` leaves room.
 
         Raises:
             InputError: where they begin before the stream ends, or are of another kind.
@@ -48,11 +48,6 @@ class Growing:
         old.demand_follows(later)
         nodes = old.num_nodes
         if later.num_nodes > nodes:
-            if old.bipartite:
-                raise InputError(
-                    f"the later events name node {later.num_nodes - 1}, and a bipartite stream's {nodes} nodes are"
-                    " parted into sources and destinations. Leave room for later nodes in its numbers."
-                )
             nodes = max(later.num_nodes, nodes + nodes // 4)
         grown: dict[str, Any] = {}
         for name in _COLUMNS:

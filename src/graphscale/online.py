@@ -180,8 +180,8 @@ def live(
     Args:
         run: folder of a run of one seed, for links.
         state: what ``Live.save`` wrote, to go on from.
-        until: ``now`` observes the stream's events after training (those of validation and test) first; ``training``
-            begins where training ended, with them unknown.
+        until: ``now`` observes the stream's events after training first, as evaluation does: those of validation, then
+            those of the test; ``training`` begins where training ended, with them unknown.
         data: the run's stream, where it lies elsewhere now.
 
     Raises:
@@ -196,7 +196,7 @@ def live(
     saved = checkpoint.load(run / "checkpoints" / "best.pt", needs=("epoch", "model"))
     found, table, views = stream_runs.restored(stream_runs.elsewhere(config, data), saved)
     events = views.events
-    past, rest = events.select(torch.arange(views.val)), events.select(torch.arange(views.val, events.num_events))
+    past = events.select(torch.arange(views.val))
     plain = not config.new and not past.directed
     # What a node takes in leaves out training's hidden events (--new); neighbours are sampled of all, as in evaluation.
     lived = (past.csr if plain else views.lived(upto=views.val), False)
@@ -207,8 +207,10 @@ def live(
     made._follow(past)
     if state is not None:
         _restore(made, Path(state))
-    elif until == "now" and rest.num_events:
-        made.observe(rest.src, rest.dst, rest.t, feat=rest.feat, label=rest.label)
+    elif until == "now":
+        for first, end in views.splits.values():  # evaluation begins a batch where a split begins
+            some = events.select(torch.arange(first, end))
+            made.observe(some.src, some.dst, some.t, feat=some.feat, label=some.label)
     return made
 
 
@@ -270,6 +272,8 @@ def _moments(known: Events, t: Any) -> Tensor:
     if known.t.is_floating_point():
         if found.is_floating_point() and found.dtype != torch.float64:
             raise InputError(f"t is {found.dtype}, which cannot tell moments of a long stream apart. Give float64.")
+        if not bool(found.isfinite().all()):
+            raise InputError(f"t = {t!r} holds moments that are not finite. Give the moment of each.")
     elif found.is_floating_point():
         raise InputError(f"t is {found.dtype}, and the stream counts whole numbers. Give whole numbers.")
     return found.to(known.t.dtype)
@@ -295,8 +299,10 @@ def _numbers(values: Any, name: str) -> Tensor:
 
 def _ids(ids: Nodes, name: str, nodes: int) -> Tensor:
     found = _numbers(ids, name)
+    if not found.numel():
+        return found.long()
     if found.is_floating_point() or found.dtype == torch.bool:
         raise InputError(f"{name} is {found.dtype}: nodes are whole numbers.")
-    if found.numel() and not (int(found.min()) >= 0 and int(found.max()) < nodes):
+    if not (int(found.min()) >= 0 and int(found.max()) < nodes):
         raise InputError(f"{name} names a node outside 0 .. {nodes - 1}. A node must be observed before it is scored.")
     return found.long()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -95,13 +95,20 @@ def prepare_graphs(
     return write_graphs(collection, to, made=made, overwrite=overwrite)
 
 
-def prepare_events(source: Any, to: str | Path, *, directed: bool = False, overwrite: bool = False) -> Events:
+def prepare_events(
+    source: Any, to: str | Path, *, directed: bool = False, num_src: int = 0, spare_sources: int = 0,
+    overwrite: bool = False,
+) -> Events:  # fmt: skip
     """Make a store of a stream at ``to`` and return it.
 
     Args:
-        source: what ``train pres`` takes as ``--data``, or PyG's ``TemporalData`` (``msg`` features, ``y`` states).
+        source: what ``train pres`` takes as ``--data``, PyG's ``TemporalData`` (``msg`` features, ``y`` states), or
+            ``Events``.
         to: folder of the store.
         directed: a node's neighbours are the sources of its events alone.
+        num_src: sources are nodes below it and destinations the others; 0 where a node may be either, or the source
+            says it.
+        spare_sources: numbers that a bipartite stream leaves for later sources; later destinations need none.
         overwrite: replace a store that lies in ``to``.
 
     Raises:
@@ -114,30 +121,53 @@ def prepare_events(source: Any, to: str | Path, *, directed: bool = False, overw
         raise InputError(f"{to} is in use. Give another --to, or --overwrite to replace a store.")
     if isinstance(source, str | Path):
         events = streams.load(source, directed=directed)
+    elif isinstance(source, Events):
+        events = replace(source, directed=True, kept={}) if directed and not source.directed else source
     else:
         events = streams.from_temporal_data(source, directed=directed)
+    if num_src not in (0, events.num_src):
+        if events.bipartite:
+            raise InputError(f"num_src {num_src:,}: the source says {events.num_src:,}. Leave it out.")
+        events = _parted(events, num_src)
+    events = events.roomier(spare_sources) if spare_sources else events
     made = {"source": str(source), "versions": probe.versions()}
     write_stream(events, to, made=made, overwrite=overwrite)
     return read_stream(to)
 
 
-def append_events(source: str, to: Path) -> Events:
+def _parted(events: Events, num_src: int) -> Events:
+    """Events as those of a bipartite stream."""
+    return stream(
+        events.src, events.dst, events.t, num_nodes=events.num_nodes, feat=events.feat, label=events.label,
+        num_src=num_src, directed=events.directed,
+    )  # fmt: skip
+
+
+def append_events(source: Any, to: str | Path) -> Events:
     """Put later events at the end of a stored stream and return it: one pass of copies, whole or not at all.
+
+    Args:
+        source: as ``prepare_events`` takes it. Nodes beyond the stream's are new: destinations of a bipartite one,
+            whose sources have the numbers that were left for them.
+        to: folder of the store.
 
     Raises:
         InputError: where there is no stored stream, or the events do not continue it.
     """
     from graphscale.data import streams
 
+    to = Path(to)
     before = read_stream(to)
     said = dict(store.manifest_of(to, *EVENTS)["made"])
-    later = streams.load(source, directed=before.directed, known=before.num_nodes)
+    if isinstance(source, str | Path):
+        later = streams.load(source, directed=before.directed, known=before.num_nodes, num_src=before.num_src)
+    elif isinstance(source, Events):
+        later = source
+    else:
+        later = streams.from_temporal_data(source, directed=before.directed)
     if before.bipartite and not later.bipartite:  # a plain file does not say where sources end
-        later = stream(
-            later.src, later.dst, later.t, num_nodes=later.num_nodes, feat=later.feat, label=later.label,
-            num_src=before.num_src, directed=before.directed,
-        )  # fmt: skip
-    made = {**said, "appended": [*said.get("appended", []), source], "versions": probe.versions()}
+        later = _parted(later, before.num_src)
+    made = {**said, "appended": [*said.get("appended", []), str(source)], "versions": probe.versions()}
     write_stream(before.appended(later), to, made=made, overwrite=True)
     return read_stream(to)
 

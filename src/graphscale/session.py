@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from graphscale import folder, heap, launch, probe
-from graphscale.config import Device, TrainConfig, plain
+from graphscale.config import Device, TrainConfig, checked, plain
 from graphscale.console import Console
 from graphscale.errors import DivergenceError, InputError
 from graphscale.interrupt import Stop
@@ -239,7 +239,10 @@ def _spread(results: list[dict[str, Any]]) -> dict[str, Any]:
     return spread
 
 
-def evaluate(path: str | Path, *, data: str | None = None, device: Device | None = None) -> dict[str, Any]:
+def evaluate(
+    path: str | Path, *, data: str | None = None, device: Device | None = None, negatives: str | None = None,
+    ranked: int | None = None, baselines: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Exact scores of a run's best checkpoint, on its own data or on other data of the same features.
 
     Args:
@@ -247,6 +250,9 @@ def evaluate(path: str | Path, *, data: str | None = None, device: Device | None
             ``missing_seeds`` names the others.
         data: another data set.
         device: auto, cpu or cuda; by default the run's.
+        negatives, ranked: of a stream's links, beside which destinations an event is ranked, and how many; by default
+            the run's.
+        baselines: score what needs no training beside the run, of a stream's links.
 
     Raises:
         InputError: where the run, its checkpoint or the data cannot be used.
@@ -254,7 +260,13 @@ def evaluate(path: str | Path, *, data: str | None = None, device: Device | None
     path = Path(path)
     recipe, config = stored(path)
     module = recipe_of(recipe)
-    config = replace(config, data=data or config.data, device=device or config.device)
+    asked: dict[str, Any] = {k: v for k, v in (("negatives", negatives), ("ranked", ranked)) if v is not None}
+    if (asked or baselines) and not hasattr(module, "baselines"):
+        raise InputError(
+            f"{path} is a run of {recipe}: negatives, ranked and baselines are of links in a stream (pres)."
+        )
+    asked = checked(type(config), asked, "evaluate")
+    config = replace(config, data=data or config.data, device=device or config.device, **asked)
     if config.threads is not None:
         torch.set_num_threads(config.threads)  # as in training: another order of summation is another score
     seeds = range(config.seed, config.seed + config.seeds)
@@ -268,6 +280,8 @@ def evaluate(path: str | Path, *, data: str | None = None, device: Device | None
     common: dict[str, Any] = {"recipe": recipe, "data": config.data}
     if missing := [seed for seed, file in zip(seeds, best, strict=True) if not file.is_file()]:
         common["missing_seeds"] = missing
+    if baselines:
+        common["baselines"] = module.baselines(config)
     if len(results) == 1:
         return {**common, **results[0]}
     return {**common, **_spread(results), "runs": results}

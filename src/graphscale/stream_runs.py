@@ -22,6 +22,7 @@ from graphscale.nn.memories import Correction
 from graphscale.nn.temporal import TemporalNet
 from graphscale.objectives.link import stream_loss
 from graphscale.run import Run, Scores, device_of
+from graphscale.stream_baselines import EdgeBank, PopTrack, baseline
 from graphscale.stream_coherence import SAMPLE, Coherence, Probe
 from graphscale.stream_monitors import Monitors
 from graphscale.stream_scores import StreamScores
@@ -72,7 +73,7 @@ def build(config: PRESConfig, views: StreamViews, seed: int) -> Run:
         begins=None if table is None else table.reset,
         ends=monitors,
         keeps={"graph": events.identity()},
-        notes=(*events.notes, *_said(views, batches)),
+        notes=(*events.notes, *_said(config, views, batches, device)),
         prefetch=_ahead(config.prefetch, device),
     )
 
@@ -187,6 +188,22 @@ def scores(config: PRESConfig, state: Mapping[str, Any]) -> Scores:
     return scorer(config, views, net, table, device_of(config.device))()
 
 
+def baselines(config: PRESConfig) -> dict[str, Scores]:
+    """EdgeBank and PopTrack of the events that a run is scored on, beside the same negatives.
+
+    Raises:
+        InputError: where states are foretold.
+    """
+    if config.task != "links":
+        raise InputError("EdgeBank and PopTrack foretell links, and the run foretells states.")
+    views = read(config)
+    drawn = ranked(config, views)
+    return {
+        name: baseline(method, views.events, views.splits, drawn, views.known, batch=config.eval_batch)
+        for name, method in (("edgebank", EdgeBank()), ("poptrack", PopTrack()))
+    }
+
+
 def restored(config: PRESConfig, state: Mapping[str, Any]) -> tuple[TemporalNet, Memory | None, StreamViews]:
     """The network of a checkpoint, its memory at the end of training, and the stream.
 
@@ -216,7 +233,7 @@ def memory(config: PRESConfig, views: StreamViews, world: World, device: torch.d
     csr = views.lived()
     usual: dict[str, Any] = {"disk": config.memory == "disk", "world": world, "device": device}
     if update == "mail":
-        usual |= {"combine": config.aggregate or "mean"}
+        usual |= {"combine": config.aggregate or "mean", "slots": config.mails, "neighbours": config.mailed}
     else:
         usual |= {"when": config.messages, "of": config.aggregate or "last"}
     if not config.predicts():
@@ -232,14 +249,20 @@ def elsewhere(config: PRESConfig, data: str | None) -> PRESConfig:
     return config if data is None else replace(config, data=data)
 
 
-def _said(views: StreamViews, batches: StreamBatches) -> list[str]:
+def _said(config: PRESConfig, views: StreamViews, batches: StreamBatches, device: torch.device) -> list[str]:
     events, sizes = views.events, batches.starts.diff()
     met = ~(views.known[events.src[views.test :].long()] & views.known[events.dst[views.test :].long()])
     return [
         f"{views.numbers.numel():,} events of {events.num_nodes:,} nodes to train on in {len(batches):,} batches of"
         f" {int(sizes.min())}..{int(sizes.max())}; {100 * float(met.float().mean()):.1f} % of test events have a node"
-        " that training does not see"
-    ]
+        " that training does not see",
+        *([] if config.task == "states" or config.ranked >= 10 else [
+            f"hits@10 is 1 whatever is foretold: an event is ranked beside {config.ranked} others (--ranked)"
+        ]),
+        *([] if _ahead(config.prefetch, device) == config.prefetch or config.prefetch == type(config).prefetch else [
+            f"no batch is made ahead (--prefetch {config.prefetch}): every core trains. --threads leaves one free"
+        ]),
+    ]  # fmt: skip
 
 
 def coherence_probe(

@@ -80,6 +80,8 @@ def prepare_events(
     /,
     to: Path,
     directed: bool = False,
+    num_src: int = 0,
+    spare_sources: int = 0,
     append: bool = False,
     overwrite: bool = False,
 ) -> int:
@@ -89,14 +91,17 @@ def prepare_events(
         source: what train pres takes as --data.
         to: folder of the store.
         directed: a node's neighbours are the sources of its events alone.
+        num_src: sources are nodes below it and destinations the others; 0 where a node may be either, or the file says.
+        spare_sources: numbers that a bipartite stream leaves for later sources; later destinations need none.
         append: put the events at the end of the stream that lies in --to.
         overwrite: replace a store that lies in --to.
     """
     from graphscale import preparing
 
-    if append and (overwrite or directed):
+    if append and (overwrite or directed or num_src or spare_sources):
         raise InputError(
-            "--append goes on with the store as it is: leave out --overwrite, and --directed, which it knows."
+            "--append goes on with the store as it is: leave out --overwrite, and --directed, --num-src and"
+            " --spare-sources, which it knows."
         )
 
     began = clock.perf_counter()
@@ -104,7 +109,9 @@ def prepare_events(
         if append:
             events = preparing.append_events(source, to)
         else:
-            events = preparing.prepare_events(source, to, directed=directed, overwrite=overwrite)
+            events = preparing.prepare_events(
+                source, to, directed=directed, num_src=num_src, spare_sources=spare_sources, overwrite=overwrite
+            )
     peak = "" if memory.peak_mb is None else f", peak anonymous memory {memory.peak_mb:.0f} MB"
     print(
         f"{to}: {events.num_events:,} events of {events.num_nodes:,} nodes; {clock.perf_counter() - began:.0f} s{peak}"

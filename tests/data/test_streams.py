@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -130,7 +132,45 @@ def test_pygs_temporal_data_in_any_order():
     )
     events = from_temporal_data(data)
     assert events.src.tolist() == [1, 0] and events.feat.tolist() == [[2.0], [1.0]]
-    assert events.num_src == 2 and events.notes
+    assert events.num_src == 0 and events.notes  # that sources lie below destinations so far says nothing of later ones
+    assert from_temporal_data(data, num_src=2).bipartite
+
+
+def test_events_are_stored_as_they_are(tmp_path):
+    events = stream(torch.tensor([0, 3]), torch.tensor([4, 5]), torch.tensor([1, 2]), num_nodes=50, directed=True,
+                    label=torch.tensor([0, 1]))  # fmt: skip
+    assert graphscale.prepare_events(events, tmp_path / "s").identity() == events.identity()
+    assert repr(events) == "Events(directed, 2 of 50 nodes, 0 features, labels)"
+    parted = graphscale.prepare_events(events, tmp_path / "p", num_src=4, spare_sources=3)
+    assert (parted.num_src, parted.dst.tolist(), parted.num_nodes) == (7, [7, 8], 53)
+    with pytest.raises(InputError, match="room"):
+        graphscale.prepare_events(events, tmp_path / "q", spare_sources=3)
+    with pytest.raises(InputError, match="the source says 4"):
+        graphscale.prepare_events(replace(events, num_src=4, kept={}), tmp_path / "q", num_src=3)
+
+
+def test_events_of_every_kind_are_appended(tmp_path):
+    first, second = (
+        stream(torch.tensor([0, 1]), torch.tensor([1, n]), torch.tensor([t, t])) for t, n in ((1, 2), (5, 3))
+    )
+    graphscale.prepare_events(first, tmp_path / "s")
+    assert graphscale.append_events(second, tmp_path / "s").identity() == first.appended(second).identity()
+    data = TemporalData(src=torch.tensor([4]), dst=torch.tensor([0]), t=torch.tensor([9]))
+    assert graphscale.append_events(data, tmp_path / "s").num_nodes == 5
+
+
+def test_jodies_later_files_go_on_with_its_items(tmp_path):
+    def wiki(name, *rows):
+        lines = "".join(f"{user},{item},{t}.0,0,0.5\n" for user, item, t in rows)
+        (tmp_path / name).write_text("user_id,item_id,timestamp,state_label,features\n" + lines)
+        return tmp_path / name
+
+    graphscale.prepare_events(wiki("a.csv", (0, 0, 1), (2, 1, 2)), tmp_path / "s", spare_sources=1)
+    grown = graphscale.append_events(wiki("b.csv", (1, 4, 3), (3, 0, 4)), tmp_path / "s")
+    assert (grown.num_src, grown.num_nodes) == (4, 9)
+    assert grown.src.tolist() == [0, 2, 1, 3] and grown.dst.tolist() == [4, 5, 8, 4]
+    with pytest.raises(InputError, match="user 4 is new"):
+        graphscale.append_events(wiki("c.csv", (4, 0, 5)), tmp_path / "s")
 
 
 @pytest.mark.parametrize(

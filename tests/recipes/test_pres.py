@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import pytest
 import torch
 from forked import started
 from stopping import After
-from streams import DIM, Made, composed, dealt_to, negatives, network, rank_of_two, small
+from streams import DIM, Made, composed, dealt_to, negatives, network, paged, rank_of_two, resident, small
 from streams import KINDS as NETWORKS
 
 import graphscale
@@ -239,6 +240,68 @@ def test_a_step_costs_what_it_touches(kind):
                 train_step(run, next(batches), step)
         work.append(made.numbers)
     assert work[0] == work[1] > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="the system does not tell what is touched")
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_step_touches_few_pages_of_what_is_as_long_as_the_nodes(kind):
+    """Compiled loops and operations in place are seen by nobody but the system."""
+    run = composed(replace(small(num_events=60), num_nodes=1_000_000), World(), kind)
+    table, numbers = run.tables[MEMORY], run.batches.sampler._distinct
+    sizes = {name: column.numel() * column.element_size() / 1024 for name, column in table.columns.items()}
+    table.columns = {name: paged(column, f"{name} of {id(run)}") for name, column in table.columns.items()}
+    numbers._place = paged(torch.from_numpy(numbers._place), f"place of {id(run)}").numpy()
+    for step, batch in enumerate(run.batches.epoch(0)):
+        train_step(run, batch, step)
+    for name, size in {**sizes, "place": 4_000_000 / 1024}.items():
+        assert 0 < resident(f"{name} of {id(run)}") < 0.1 * size, name
+
+
+@pytest.mark.parametrize("negatives", ["random", "historical"])
+def test_evaluation_does_not_depend_on_the_batches_of_training(tmp_path, negatives):
+    """One network and one memory, scored under configurations that differ in training's batches alone."""
+    trained(tmp_path / "run")
+    state = checkpoint.load(tmp_path / "run" / "checkpoints" / "best.pt", needs=("epoch", "model"))
+    config = replace(TINY, negatives=negatives)
+    want = json.dumps(stream_runs.scores(config, state))  # a NaN is a NaN
+    for change in ({"batch_size": 7}, {"cut": "tbatch"}, {"cut": "capped"}, {"eval_batch": 20}):
+        same = json.dumps(stream_runs.scores(replace(config, **change), state)) == want
+        assert same == ("eval_batch" not in change)
+
+
+def test_a_run_is_scored_beside_other_negatives_and_baselines(tmp_path, capsys):
+    trained(tmp_path / "run")
+    usual = graphscale.evaluate(tmp_path / "run", baselines=True)
+    hard = graphscale.evaluate(tmp_path / "run", negatives="historical", ranked=3, baselines=True)
+    assert usual["test"]["mrr"] != hard["test"]["mrr"]
+    assert set(usual["baselines"]) == {"edgebank", "poptrack"}
+    assert set(usual["baselines"]["edgebank"]["test"]) == set(usual["test"])
+    assert hard["baselines"]["edgebank"]["test"]["auc"] < usual["baselines"]["edgebank"]["test"]["auc"]
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--baselines", "--ranked", "3"]) == 0
+    assert "poptrack" in capsys.readouterr().out
+    with pytest.raises(InputError, match="negatives"):
+        graphscale.evaluate(tmp_path / "run", negatives="near")
+
+
+def test_few_negatives_make_hits_say_nothing_and_that_is_said():
+    config = replace(TINY, ranked=5)
+    run = stream_runs.build(config, stream_views.read(config), 0)
+    assert any("hits@10" in note for note in run.notes)
+    plain = replace(TINY, ranked=10)
+    assert not any("hits@10" in note for note in stream_runs.build(plain, stream_views.read(plain), 0).notes)
+
+
+def test_the_sizes_of_a_mailbox_are_settings():
+    config = replace(TINY, model="apan", fanout="10", mails=3, mailed=0)
+    run = stream_runs.build(config, stream_views.read(config), 0)
+    assert run.tables[MEMORY].columns["mail"].shape[1] == 3
+    run.begins()
+    for step, batch in enumerate(run.batches.epoch(0)):
+        train_step(run, batch, step)
+    arrived = run.tables[MEMORY].columns["arrived"]
+    assert 0 < int(arrived.sum()) <= 2 * run.batches.numbers.numel()  # to the ends alone
+    with pytest.raises(InputError, match="no mailbox"):
+        replace(TINY, mails=3)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

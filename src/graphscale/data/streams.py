@@ -38,7 +38,9 @@ _NEEDED = ("src", "dst", "t")
 _BLOCK = 1 << 20  # events that are read at a time
 
 
-def load(name: str | Path, *, directed: bool | None = False, seed: int = 0, known: int = 0) -> Events:
+def load(
+    name: str | Path, *, directed: bool | None = False, seed: int = 0, known: int = 0, num_src: int = 0
+) -> Events:  # fmt: skip
     """A stream by name.
 
     Args:
@@ -48,6 +50,7 @@ def load(name: str | Path, *, directed: bool | None = False, seed: int = 0, know
         directed: a node's neighbours are the sources of its events alone; None takes a store as it was prepared.
         seed: of a generated stream.
         known: nodes of the stream that a file's events go on with.
+        num_src: sources of that stream: JODIE's items are numbered behind them.
 
     Raises:
         InputError: where nothing of that name exists or what exists is no sound stream.
@@ -70,7 +73,9 @@ def load(name: str | Path, *, directed: bool | None = False, seed: int = 0, know
     if ":" in name:
         return _read_pyg(name, directed)
     path = _found(name)
-    return (read_csv if path.suffix == ".csv" else read_parquet)(path, directed=directed, known=known)
+    if path.suffix == ".csv":
+        return read_csv(path, directed=directed, known=known, num_src=num_src)
+    return read_parquet(path, directed=directed, known=known)
 
 
 def _store(name: str) -> Path | None:
@@ -182,7 +187,7 @@ def _lists(table: Any) -> Tensor:
     return torch.from_numpy(np.array(flat.reshape(len(column), -1)))
 
 
-def read_csv(path: Path, *, directed: bool = False, known: int = 0) -> Events:
+def read_csv(path: Path, *, directed: bool = False, known: int = 0, num_src: int = 0) -> Events:
     """JODIE's CSV, or one whose header names src, dst and t.
 
     Raises:
@@ -204,7 +209,7 @@ def read_csv(path: Path, *, directed: bool = False, known: int = 0) -> Events:
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV ({first_sentence(error)}). Mend the file.") from error
     try:
-        return _jodie(table, directed) if jodies else _named(table, directed, known)
+        return _jodie(table, directed, num_src) if jodies else _named(table, directed, known)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -221,7 +226,7 @@ def _named(table: Any, directed: bool, known: int) -> Events:
     return replace(events, notes=(*events.notes, f"columns that are not used: {', '.join(unused)}"))
 
 
-def _jodie(table: Any, directed: bool) -> Events:
+def _jodie(table: Any, directed: bool, num_src: int) -> Events:
     if table.num_columns < 4:
         raise InputError(
             f"{table.num_columns} columns are too few for JODIE's user, item, time, state and features, and its header"
@@ -230,15 +235,25 @@ def _jodie(table: Any, directed: bool) -> Events:
     user, item, t, label, *rest = (_column(table, name) for name in table.column_names)
     user, item = whole(user, "user_id"), whole(item, "item_id")
     feat = torch.stack([column.float() for column in rest], dim=1) if rest else None
-    users = int(user.max()) + 1
+    users = num_src or int(user.max()) + 1
+    if int(user.max()) >= users:
+        raise InputError(
+            f"user {int(user.max())} is new, and the stream has numbers for {users:,}. Prepare it with room for later"
+            " ones (--spare-sources)."
+        )
     return stream(
         user, item + users, t, num_nodes=users + int(item.max()) + 1, feat=feat, label=label,
         num_src=users, directed=directed, sort=True,
     )  # fmt: skip
 
 
-def from_temporal_data(data: Any, *, directed: bool = False) -> Events:
+def from_temporal_data(data: Any, *, directed: bool = False, num_src: int = 0) -> Events:
     """PyG's ``TemporalData``, with ``msg`` as features and ``y`` as labels.
+
+    Args:
+        data: in any order.
+        directed: a node's neighbours are the sources of its events alone.
+        num_src: where sources are nodes below it and destinations the others, which nothing in the data says.
 
     Raises:
         InputError: where it is no sound stream.
@@ -249,10 +264,9 @@ def from_temporal_data(data: Any, *, directed: bool = False) -> Events:
     if src.numel() == 0:
         raise InputError("the stream has no event. Give at least one.")
     msg, y = getattr(data, "msg", None), getattr(data, "y", None)
-    apart = int(src.max()) < int(dst.min())
     return stream(
-        src, dst, t, feat=None if msg is None else msg.reshape(len(src), -1), label=y,
-        num_src=int(dst.min()) if apart else 0, directed=directed, sort=True,
+        src, dst, t, feat=None if msg is None else msg.reshape(len(src), -1), label=y, num_src=num_src,
+        directed=directed, sort=True,
     )  # fmt: skip
 
 
@@ -269,7 +283,8 @@ def _read_pyg(name: str, directed: bool) -> Events:
         raise InputError(f"PyG could not give {name}: {first_sentence(error)}. It looks in {root}.") from error
     if not all(hasattr(data, part) for part in _NEEDED):
         raise InputError(f"{name} is no stream: it has no src, dst and t. Use JODIEDataset or another TemporalData.")
-    return from_temporal_data(data, directed=directed)
+    # JODIE's sets number their items behind their users.
+    return from_temporal_data(data, directed=directed, num_src=int(data.dst.min()) if kind == "JODIEDataset" else 0)
 
 
 def _read_tgb(name: str, directed: bool) -> Events:

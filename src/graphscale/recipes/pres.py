@@ -83,6 +83,10 @@ class PRESConfig(TrainConfig):
     """Whether a message reads the other end's memory when it is taken in (PyG) or when it is sent (the authors)."""
     aggregate: Literal["last", "mean"] | None = None
     """What a node takes in of several pending events: by default the last; in APAN, of a batch's mails, their mean."""
+    mails: int = 10
+    """Mails that a node keeps, in APAN."""
+    mailed: int = 10
+    """Recent neighbours of a node to which its mails go as well, in APAN."""
     memory: Literal["ram", "disk"] = "ram"
     """Where memories lie; on disk they may be larger than RAM."""
     gamma: str = "1"
@@ -121,7 +125,7 @@ class PRESConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
-        self.demand(("dim", "time_dim", "heads", "batch_size", "ranked", "eval_batch", "anchors"),
+        self.demand(("dim", "time_dim", "heads", "batch_size", "ranked", "eval_batch", "anchors", "mails"),
                     lambda v: v > 0, "must be above 0")  # fmt: skip
         self.demand(("dropout", "new", "pending"), lambda v: 0 <= v < 1, "must lie in [0, 1)")
         self.demand(("window",), lambda v: 0 <= v < float("inf"), "must be finite and not negative")
@@ -152,7 +156,7 @@ class PRESConfig(TrainConfig):
             )
         if self.model == "tgat" and (self.predicts() or self.beta):
             raise InputError("tgat has no memory to predict or to keep coherent. Leave out --gamma and --beta.")
-        self.demand(("mu_every",), lambda v: v >= 0, "cannot be negative")
+        self.demand(("mu_every", "mailed"), lambda v: v >= 0, "cannot be negative")
         if self.model == "tgat" and self.mu_every:
             raise InputError("tgat has no memory whose coherence could be measured. Leave --mu-every out.")
         if self.model in ("apan", "tgat") and self.update:
@@ -173,6 +177,8 @@ class PRESConfig(TrainConfig):
             raise InputError(f"{', '.join(idle)}: nothing is predicted at --gamma 1. Leave out, or give --gamma 0.5.")
         if self.model == "apan" and (idle := given("messages")):
             raise InputError(f"{', '.join(idle)}: apan's mails are snapshots. Leave out.")
+        if self.model != "apan" and (idle := given("mails", "mailed")):
+            raise InputError(f"{', '.join(idle)}: {self.model} has no mailbox. Leave out.")
         if self.model == "tgat" and (idle := given("aggregate", "messages", "memory")):
             raise InputError(f"{', '.join(idle)}: tgat has no memory. Leave out.")
         if not self.fanouts() and (idle := given("fanout", "neighbors", "directed", "see")):
@@ -250,10 +256,13 @@ class PRESConfig(TrainConfig):
         update, embed, _ = self.shape()
         corrected = f" + correct({self.gamma}, {self.form})" if self.predicts() else ""
         penalty = f" + {self.beta} coherence" if self.beta else ""
-        how = f"{self.cut}, {self.see}"
+        cut = {
+            "count": f"b={self.batch_size}", "window": f"{self.window:g} of time",
+            "capped": f"b={self.batch_size}, {self.pending:g} pending", "tbatch": "t-batches",
+        }[self.cut]  # fmt: skip
         memory = "no memory" if update == "none" else f"memory({update}, {self.messages}){corrected}"
         loss = "link_loss" if self.task == "links" else "state_loss"
-        return f"stream(b={self.batch_size}, {how}) . {embed} . {memory} . {loss}{penalty} . replicas"
+        return f"stream({cut}, {self.see}) . {embed} . {memory} . {loss}{penalty} . replicas"
 
 
 Config = PRESConfig
@@ -280,6 +289,13 @@ def scores(config: PRESConfig, state: Mapping[str, Any]) -> Scores:
     from graphscale import stream_runs
 
     return stream_runs.scores(config, state)
+
+
+def baselines(config: PRESConfig) -> dict[str, Scores]:
+    """EdgeBank and PopTrack, which need no training, under the protocol of a run."""
+    from graphscale import stream_runs
+
+    return stream_runs.baselines(config)
 
 
 def restored(config: PRESConfig, state: Mapping[str, Any]) -> tuple[TemporalNet, Memory | None, StreamViews]:
