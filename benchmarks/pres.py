@@ -285,23 +285,25 @@ def speed(work: Path) -> Table:
     return ["batch", "PyG 2.8 modules", "ours", "ours, bfloat16", "times", "times, bfloat16"], lines
 
 
-# (events, users, items): the long stream, and one a hundred times smaller.
-LONG, SHORT = (50_000_000, 4_200_000, 800_000), (500_000, 42_000, 8_000)
+# (events, users, items): the long stream, and ones ten and a hundred times smaller.
+LONG, MIDDLE, SHORT = (50_000_000, 4_200_000, 800_000), (5_000_000, 420_000, 80_000), (500_000, 42_000, 8_000)
 
 
 def long(work: Path) -> Table:
     """A generated stream of 50 M events and 5 M nodes from its store, TGN with the correction, batches of 1,000.
 
     Of an epoch 200,000 events at its beginning and 200,000 at its end, where nodes have all their history and something
-    pending; each row is a process of its own.
+    pending; the last columns are of the end: nodes whose memory a batch needs, and time a node. Fewer nodes meet again
+    sooner: a batch of the same events needs fewer. Each row is a process of its own.
     """
     lines = []
-    for size, memory in ((SHORT, "ram"), (LONG, "ram"), (LONG, "disk")):
+    for size, memory in ((SHORT, "ram"), (MIDDLE, "ram"), (LONG, "ram"), (LONG, "disk")):
         command = [sys.executable, __file__, "--stretch", *map(str, size), memory, "--work", str(work)]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
         lines.append([f"{size[0]:,}", f"{size[1] + size[2]:,}", memory, *json.loads(said)])
         print(lines[-1], flush=True)
-    return ["events", "nodes", "memory", "opened, s", "first events/s", "last events/s", "peak anonymous MB"], lines
+    return ["events", "nodes", "memory", "opened, s", "first events/s", "last events/s", "peak anonymous MB",
+            "nodes a batch", "us a node"], lines  # fmt: skip
 
 
 def _went_by(run: Run, end: int) -> None:
@@ -323,7 +325,7 @@ def stretch(work: Path, events: int, users: int, items: int, memory: str, thread
     store = work / f"stream-{events}"
     if not store.is_dir():
         write_stream(planted_stream(events, num_src=users, num_dst=items), store)
-    rates = []
+    rates, needed = [], 0
     with probe.PeakMemory() as peak:
         began = time.perf_counter()
         config = configure("pres", data=str(store), preset="none", batch_size=1000, gamma="0.5", memory=memory,
@@ -337,10 +339,14 @@ def stretch(work: Path, events: int, users: int, items: int, memory: str, thread
             _went_by(run, start * 1000)
             for step, batch in enumerate(itertools.islice(run.batches.epoch(0, start), 220)):
                 if step == 20:
-                    began = time.perf_counter()
+                    began, needed = time.perf_counter(), 0
                 train_step(run, batch, step)
+                needed += batch.n_id.numel()
             rates.append(200_000 / (time.perf_counter() - began))
-    return [f"{opened:.0f}", *(f"{rate:,.0f}" for rate in rates), f"{peak.peak_mb or 0:,.0f}"]
+    return [
+        f"{opened:.0f}", *(f"{rate:,.0f}" for rate in rates), f"{peak.peak_mb or 0:,.0f}", f"{needed / 200:,.0f}",
+        f"{2e11 / rates[-1] / needed:.1f}",
+    ]  # fmt: skip
 
 
 PRES = {"gamma": "learn", "beta": 0.1}
