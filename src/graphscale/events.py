@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -59,6 +60,21 @@ class Events:
     def bipartite(self) -> bool:
         """Whether sources and destinations are other kinds of nodes."""
         return self.num_src > 0
+
+    def met(self, among: Tensor | int | None, *ends: Literal["src", "dst"]) -> Tensor:
+        """[N] bool: nodes that are one of these ends of some events.
+
+        Args:
+            among: numbers of the events, or how many of the first ones; by default all.
+            ends: which.
+        """
+        found = torch.zeros(self.num_nodes, dtype=torch.bool)
+        count = self.num_events if among is None else among if isinstance(among, int) else among.numel()
+        for end in ends:
+            column = self.src if end == "src" else self.dst
+            for some in scratch.blocks(count, 1):
+                found[(column[among[some]] if isinstance(among, Tensor) else column[some]).long()] = True
+        return found
 
     @cached_property
     def csr(self) -> TemporalCsr:

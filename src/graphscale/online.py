@@ -19,11 +19,12 @@ from torch import Tensor
 from graphscale import checkpoint, stream_runs
 from graphscale.batches.stream import Sampler
 from graphscale.errors import InputError
-from graphscale.events import Events, stream
+from graphscale.events import Events
 from graphscale.growing import Growing
 from graphscale.nn.memories import Mails
 from graphscale.nn.temporal import TemporalNet
 from graphscale.objectives.link import scored
+from graphscale.observations import Nodes, events_like, ids_of, moments_like, numbers
 from graphscale.places import stored
 from graphscale.recipes.pres import PRESConfig
 from graphscale.run import device_of
@@ -32,7 +33,6 @@ from graphscale.tables.memory import Memory
 
 _FORMAT = ("graphscale.live", 2)
 _COLUMNS = ("src", "dst", "t", "feat", "label")
-Nodes = Tensor | np.ndarray | list[int]
 
 
 class Live:
@@ -75,10 +75,10 @@ class Live:
         Raises:
             InputError: where they are no continuation of the stream.
         """
-        before, src, dst = self._growing.events, _numbers(src, "src"), _numbers(dst, "dst")
+        before, src, dst = self._growing.events, numbers(src, "src"), numbers(dst, "dst")
         if src.numel() == dst.numel() == 0:
             return
-        later = _events(before, src, dst, t, feat, label)
+        later = events_like(before, src, dst, t, feat, label)
         if later.num_nodes > 2 * before.num_nodes + 1_000_000:  # before anything has grown
             raise InputError(
                 f"node {later.num_nodes - 1:,} among {before.num_nodes:,}: every number up to the largest is a node"
@@ -122,8 +122,8 @@ class Live:
             InputError: on nodes that are not there, or moments that are past.
         """
         events = self._growing.events
-        source, other = _ids(src, "src", events.num_nodes), _ids(dst, "dst", events.num_nodes)
-        moment = events.t[-1] if t is None else _moments(events, t)
+        source, other = ids_of(src, "src", events.num_nodes), ids_of(dst, "dst", events.num_nodes)
+        moment = events.t[-1] if t is None else moments_like(events, t)
         if source.dim() != 1 or other.dim() not in (1, 2) or len(other) != len(source):
             raise InputError(f"src {list(source.shape)} and dst {list(other.shape)} do not match. Give [b] and [b, K].")
         if moment.dim() > 1 or moment.numel() not in (1, len(source)):
@@ -231,52 +231,13 @@ def _restore(made: Live, path: Path) -> None:
         raise InputError(f"{path} is damaged ({error}). Save it again.") from error
     if columns["src"].numel():
         src, dst, t, feat, label = (columns.get(name) for name in _COLUMNS)
-        later = _events(growing.events, src, dst, t, feat, label, nodes=said["nodes"])
+        later = events_like(growing.events, src, dst, t, feat, label, nodes=said["nodes"])
         made._follow(growing.append(later))
     if made._table is not None:
         try:
             made._table.load_state_dict(memory)
         except ValueError as error:
             raise InputError(f"{path} was saved by another run: {error}") from error
-
-
-def _events(
-    known: Events, src: Any, dst: Any, t: Any, feat: Any = None, label: Any = None, *, nodes: int | None = None
-) -> Events:  # fmt: skip
-    """Events of the kind of a known stream."""
-    ends = [_numbers(end, name).reshape(-1) for end, name in ((src, "src"), (dst, "dst"))]
-    if label is None and known.label is not None:
-        label = torch.zeros(len(ends[0]), dtype=torch.int64)  # links are foretold without
-    moments = _moments(known, t).reshape(-1)
-    if moments.numel() == 1:
-        moments = moments.expand(ends[0].numel())
-    largest = max((int(end.max()) for end in ends if end.numel()), default=0)
-    return stream(
-        ends[0], ends[1], moments.to(known.t.dtype), num_nodes=nodes or max(known.num_nodes, largest + 1),
-        feat=None if feat is None else _numbers(feat, "feat").float(),
-        label=None if label is None else _numbers(label, "label"),
-        num_src=known.num_src, directed=known.directed,
-    )  # fmt: skip
-
-
-def _moments(known: Events, t: Any) -> Tensor:
-    """Moments of the kind of a stream's: numbers of Python are float64, which tells seconds of a year.
-
-    Raises:
-        InputError: where they are of another kind.
-    """
-    try:
-        found = t if isinstance(t, Tensor) else torch.from_numpy(np.array(t))
-    except TypeError as error:
-        raise InputError(f"t = {t!r} are no moments. Give numbers in the unit of the stream.") from error
-    if known.t.is_floating_point():
-        if found.is_floating_point() and found.dtype != torch.float64:
-            raise InputError(f"t is {found.dtype}, which cannot tell moments of a long stream apart. Give float64.")
-        if not bool(found.isfinite().all()):
-            raise InputError(f"t = {t!r} holds moments that are not finite. Give the moment of each.")
-    elif found.is_floating_point():
-        raise InputError(f"t is {found.dtype}, and the stream counts whole numbers. Give whole numbers.")
-    return found.to(known.t.dtype)
 
 
 def _hash(net: TemporalNet) -> str:
@@ -286,23 +247,3 @@ def _hash(net: TemporalNet) -> str:
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).data)
     return digest.hexdigest()
-
-
-def _numbers(values: Any, name: str) -> Tensor:
-    try:
-        return torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{name} = {values!r} are no numbers. Give a list, an array or a tensor of numbers."
-        ) from error
-
-
-def _ids(ids: Nodes, name: str, nodes: int) -> Tensor:
-    found = _numbers(ids, name)
-    if not found.numel():
-        return found.long()
-    if found.is_floating_point() or found.dtype == torch.bool:
-        raise InputError(f"{name} is {found.dtype}: nodes are whole numbers.")
-    if not (int(found.min()) >= 0 and int(found.max()) < nodes):
-        raise InputError(f"{name} names a node outside 0 .. {nodes - 1}. A node must be observed before it is scored.")
-    return found.long()

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphscale import heap
 from graphscale.errors import InputError
 
 _IN_MEMORY = 1 << 28  # bytes
@@ -44,6 +45,8 @@ def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     size = prod(shape) * dtype.itemsize
     if size < _LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.zeros(shape, dtype=dtype)
+    if size > _IN_MEMORY:
+        heap.give_back()  # what reading the data took and left would lie beside it
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # a system without them: small ones
         pages.madvise(mmap.MADV_HUGEPAGE)

@@ -41,11 +41,17 @@ class StreamViews:
     def csr(self, numbers: Tensor, *, directed: bool) -> TemporalCsr:
         """Every node's events among some, by their numbers in the whole stream."""
         events = self.events
-        # Numbers 0, 1, ... are all that a query in their time may see of the whole stream's.
-        if directed == events.directed and numbers.numel() and int(numbers[-1]) == numbers.numel() - 1:
-            return events.csr
+        if numbers.numel() and int(numbers[-1]) == numbers.numel() - 1:
+            return self.first(numbers.numel(), directed=directed)
         part = temporal_csr(events.src[numbers], events.dst[numbers], events.num_nodes, directed=directed)
         return TemporalCsr(part.indptr, part.neighbour, numbers[part.event])
+
+    def first(self, end: int, *, directed: bool) -> TemporalCsr:
+        """Every node's events among the first ``end``, which are all that a query in their time may see."""
+        events = self.events
+        if directed == events.directed:
+            return events.csr
+        return temporal_csr(events.src[:end], events.dst[:end], events.num_nodes, directed=directed)
 
     @cached_property
     def trained(self) -> TemporalCsr:
@@ -55,13 +61,15 @@ class StreamViews:
     def lived(self, *, upto: int | None = None) -> TemporalCsr:
         """What nodes take in, from either end: events of training, and those after it up to one."""
         end = self.events.num_events if upto is None else upto
+        if self.numbers.numel() == self.val:  # no node is kept from training
+            return self.first(end, directed=False)
         return self.csr(torch.cat([self.numbers, torch.arange(self.val, end)]), directed=False)
 
     def seen(self, *, neighbours: bool) -> TemporalCsr:
         """What evaluation looks at: neighbours of the whole stream; without any, what nodes took in (JODIE's time)."""
         if not neighbours:
             return self.lived()
-        return self.csr(torch.arange(self.events.num_events), directed=self.events.directed)
+        return self.first(self.events.num_events, directed=self.events.directed)
 
     @cached_property
     def gaps(self) -> tuple[float, float]:
@@ -102,10 +110,7 @@ def read(config: PRESConfig) -> StreamViews:
         numbers = numbers[~(hidden[events.src[:val].long()] | hidden[events.dst[:val].long()])]
         if not numbers.numel():
             raise InputError(f"--new {config.new} leaves no event to train on. Keep fewer nodes from training.")
-    known = torch.zeros(events.num_nodes, dtype=torch.bool)
-    known[events.src[numbers].long()] = True
-    known[events.dst[numbers].long()] = True
-    return StreamViews(events, numbers, val, test, known)
+    return StreamViews(events, numbers, val, test, events.met(numbers, "src", "dst"))
 
 
 def _hidden(events: Events, val: int, share: float) -> Tensor:

@@ -54,10 +54,7 @@ class Negatives:
                 its own (as TGN's code does): from the whole stream's it would meet nodes that are yet to come, or
                 that are kept from it, as negatives alone.
         """
-        dst = events.dst if among is None else events.dst[:among] if isinstance(among, int) else events.dst[among]
-        there = torch.zeros(events.num_nodes, dtype=torch.bool)
-        there[dst.long()] = True
-        csr = events.csr
+        there, csr = events.met(among, "dst"), events.csr
         if events.directed and kind != "random":  # its CSR has whom a node was met by
             csr = temporal_csr(events.dst, events.src, events.num_nodes, directed=True)
         return Negatives(csr, there.nonzero()[:, 0], kind, count, seed, train_end, exclude)

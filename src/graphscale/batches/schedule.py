@@ -120,12 +120,12 @@ def scheduled(
         window: of time, for window.
         share: of ends that may be pending, for capped.
     """
+    if cut == "count":
+        return numbers, by_count(numbers.numel(), size)
     src, dst = events.src[numbers], events.dst[numbers]
     if cut == "tbatch":
         order, starts = by_node(src, dst, events.num_nodes)
         return numbers[order], starts
     if cut == "window":
         return numbers, by_window(events.t[numbers], window)
-    if cut == "capped":
-        return numbers, by_dependence(src, dst, events.num_nodes, size, share)
-    return numbers, by_count(numbers.numel(), size)
+    return numbers, by_dependence(src, dst, events.num_nodes, size, share)

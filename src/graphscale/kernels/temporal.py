@@ -24,7 +24,7 @@ from graphscale.kernels.tail import NONE, Tail
 from graphscale.kernels.threads import looped
 
 Ints = NDArray[Any]
-_SMALL = 1 << 15  # numbers that one thread writes
+_SMALL = 1 << 13  # numbers that one thread writes
 _CHUNK = 512  # queries
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
