@@ -71,12 +71,16 @@ def test_commands_parse(line, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """A folder in which ``make demo`` has been."""
+    """A folder in which ``make demo`` has been, and the README's run over a stream, made short."""
     folder = tmp_path_factory.mktemp("demo")
     makefile = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
     (line,) = [x for x in makefile.splitlines() if x.startswith("\t$(BIN)/graphscale ")]
     with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()):
         assert main(shlex.split(line)[1:]) == 0
+        (line,) = [x for x in COMMANDS if "--out runs/stream" in x]
+        argv = shlex.split(line, comments=True)[1:]
+        small = {"--data": "planted-stream:600", "--epochs": "1"}
+        assert main([small.get(before, word) for before, word in zip(["", *argv], argv, strict=False)]) == 0
     return folder
 
 

@@ -100,10 +100,12 @@ class Mails(nn.Module):
 
     def forward(self, parts: Params, now: Tensor) -> tuple[Tensor, Tensor]:
         """(nodes [u] with mail, their memories [u, d] at the moment ``now``)."""
-        nodes = parts["there"].any(1).nonzero()[:, 0]
-        state, there = parts["state"][nodes], parts["there"][nodes]
-        age = torch.where(there, now - parts["moment"][nodes], 0).float()
-        mail, phi = parts["mail"][nodes], self.time(age)  # [u, S, ...]: a constant, and what is learned
+        nodes, names = parts["there"].any(1).nonzero()[:, 0], ("state", "there", "moment", "mail")
+        given = [parts[name] for name in names]
+        if nodes.numel() < len(given[0]):  # mails are most of what a step reads: they are not copied once more
+            given = [part[nodes] for part in given]
+        state, there, moment, mail = given
+        phi = self.time(torch.where(there, now - moment, 0).float())  # [u, S, T] is learned, mail [u, S, M] a constant
         split, heads, width = [mail.shape[2], phi.shape[2]], self.heads, state.shape[1] // self.heads
         query = self.query(state).view(len(nodes), heads, width) / math.sqrt(width)  # [u, H, W]
         (to_key, key_bias), (to_value, value_bias) = (

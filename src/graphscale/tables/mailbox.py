@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from graphscale.kernels.mail import delivered
 from graphscale.kernels.temporal import between, recent
 from graphscale.step import Params
 from graphscale.tables.memory import Memory
@@ -50,9 +51,9 @@ class _Mails:
         """
         table: Any = self
         found: Params = super().parts(ids)  # type: ignore[misc]
-        sent = table.columns["sent"][ids]
+        sent = table.columns["sent"].index_select(0, ids)
         moment = table.events.t[sent.clamp(min=0)]
-        mails = {"mail": table.columns["mail"][ids], "there": sent >= 0, "moment": moment}
+        mails = {"mail": table.columns["mail"].index_select(0, ids), "there": sent >= 0, "moment": moment}
         return {**found, **{name: value.to(table.device) for name, value in mails.items()}}
 
     def write(self, ids: Tensor, values: Tensor, time: Tensor | None = None) -> None:
@@ -66,7 +67,7 @@ class _Mails:
         taken, newest = table.columns["taken"][ids], table.columns["newest"][ids]
         place, event, other = between(table.csr, ids, taken + 1, newest + 1)  # by sender
         state, sender = table.columns["state"], ids[place]
-        mail = [state[sender], state[other]]
+        mail = [state.index_select(0, sender), state.index_select(0, other)]
         if table.events.feat is not None:
             mail.append(table.events.feat[event])
         near, _ = recent(table.csr, sender, event, self.neighbours)
@@ -78,20 +79,9 @@ class _Mails:
         """One mail for every node of ``to`` [m], made of mails ``which`` [m] that tell of ``event``."""
         table: Any = self
         nodes, group = to.unique(return_inverse=True)
-        newest = torch.full((nodes.numel(),), -1).scatter_reduce_(0, group, event[which], "amax")
-        if self.combine == "mean":
-            total = torch.zeros(nodes.numel(), self.width, dtype=mails.dtype).index_add_(0, group, mails[which])
-            made = total / group.bincount(minlength=nodes.numel())[:, None]
-        else:
-            last = torch.full((nodes.numel(),), -1).scatter_reduce_(
-                0, group, torch.where(event[which] == newest[group], which, -1), "amax"
-            )
-            made = mails[last]
         table._keep(nodes)
-        place = table.columns["arrived"][nodes] % self.slots
-        table.columns["mail"][nodes, place] = made
-        table.columns["sent"][nodes, place] = newest
-        table.columns["arrived"][nodes] += 1
+        mail, sent, arrived = (table.columns[name] for name in ("mail", "sent", "arrived"))
+        delivered(nodes, group, which, event, mails, mail, sent, arrived, mean=self.combine == "mean")
 
 
 class Mailbox(_Mails, Memory):
