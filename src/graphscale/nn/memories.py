@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from graphscale.kernels.corrections import corrected
 from graphscale.kernels.even import even
 from graphscale.kernels.gates import gated
+from graphscale.kernels.mail_attention import attend_mails
 from graphscale.kernels.waves import waves
 from graphscale.step import Params
 
@@ -100,25 +101,19 @@ class Mails(nn.Module):
 
     def forward(self, parts: Params, now: Tensor) -> tuple[Tensor, Tensor]:
         """(nodes [u] with mail, their memories [u, d] at the moment ``now``)."""
-        nodes, names = parts["there"].any(1).nonzero()[:, 0], ("state", "there", "moment", "mail")
-        given = [parts[name] for name in names]
-        if nodes.numel() < len(given[0]):  # mails are most of what a step reads: they are not copied once more
-            given = [part[nodes] for part in given]
-        state, there, moment, mail = given
-        phi = self.time(torch.where(there, now - moment, 0).float())  # [u, S, T] is learned, mail [u, S, M] a constant
-        split, heads, width = [mail.shape[2], phi.shape[2]], self.heads, state.shape[1] // self.heads
+        there, nodes = parts["there"], parts["there"].any(1).nonzero()[:, 0]
+        age = torch.where(there, now - parts["moment"], 0).float()
+        state, heads, width = parts["state"][nodes], self.heads, self.query.out_features // self.heads
         query = self.query(state).view(len(nodes), heads, width) / math.sqrt(width)  # [u, H, W]
         (to_key, key_bias), (to_value, value_bias) = (
             (f.weight.view(heads, width, -1), f.bias.view(heads, width)) for f in (self.key, self.value)
         )
-        # As in kernels.event_attention: a query meets its mails, in place of every mail a matrix.
-        asked = torch.bmm(query.transpose(0, 1), to_key.to(query.dtype)).transpose(0, 1).split(split, dim=2)
-        score = sum(torch.bmm(a, told.mT.to(a.dtype)) for a, told in zip(asked, (mail, phi), strict=True))
-        score = F.leaky_relu(score + (query * key_bias).sum(2, keepdim=True), 0.2)  # [u, H, S]
-        share = F.dropout(score.masked_fill(~there[:, None], -torch.inf).softmax(2), self.dropout, self.training)
-        sums = torch.cat([torch.bmm(share, told.to(share.dtype)) for told in (mail, phi)], dim=2)  # [u, H, M + T]
-        values = torch.bmm(sums.transpose(0, 1), to_value.to(sums.dtype).mT).transpose(0, 1)
-        seen = (values + share.sum(2, keepdim=True) * value_bias).reshape(state.shape)
+        asked, bias = torch.bmm(query.transpose(0, 1), to_key.to(query.dtype)), (query * key_bias).sum(2)
+        sums, total = attend_mails(
+            nodes, there, age, parts["mail"], self.time.w, self.time.b, asked, bias, self.dropout, self.training
+        )  # [H, u, M + T], [u, H]
+        values = torch.bmm(sums.to(query.dtype), to_value.to(query.dtype).mT).transpose(0, 1)
+        seen = (values + total[:, :, None] * value_bias).reshape(state.shape)
         return nodes, self.out(self.norm(seen + state))
 
 
