@@ -103,19 +103,18 @@ class Mails(nn.Module):
         """(nodes [u] with mail, their memories [u, d] at the moment ``now``)."""
         there, nodes = parts["there"], parts["there"].any(1).nonzero()[:, 0]
         age = torch.where(there, now - parts["moment"], 0).float()
-        state, heads, width, u = parts["state"][nodes], self.heads, self.query.out_features // self.heads, len(nodes)
-        query = self.query(even(state)).view(-1, heads, width) / math.sqrt(width)  # [u or more, H, W]
+        state, heads, width = parts["state"][nodes], self.heads, self.query.out_features // self.heads
+        query = self.query(state).view(len(nodes), heads, width) / math.sqrt(width)  # [u, H, W]
         (to_key, key_bias), (to_value, value_bias) = (
             (f.weight.view(heads, width, -1), f.bias.view(heads, width)) for f in (self.key, self.value)
         )
-        asked = torch.bmm(query.transpose(0, 1), to_key.to(query.dtype))[:, :u]
-        bias = (query[:u] * key_bias).sum(2)
+        asked, bias = torch.bmm(query.transpose(0, 1), to_key.to(query.dtype)), (query * key_bias).sum(2)
         sums, total = attend_mails(
             nodes, there, age, parts["mail"], self.time.w, self.time.b, asked, bias, self.dropout, self.training
         )  # [H, u, M + T], [u, H]
-        values = torch.bmm(even(sums, 1).to(query.dtype), to_value.to(query.dtype).mT)[:, :u].transpose(0, 1)
+        values = torch.bmm(sums.to(query.dtype), to_value.to(query.dtype).mT).transpose(0, 1)
         seen = (values + total[:, :, None] * value_bias).reshape(state.shape)
-        return nodes, self.out(even(self.norm(seen + state)))[:u]
+        return nodes, self.out(self.norm(seen + state))
 
 
 class Remembered(NamedTuple):
