@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,6 +79,32 @@ def test_what_it_begins_with_is_what_evaluation_leaves(kind, tmp_path):
     assert used.num_events == views.events.num_events
     for name, column in used._table.columns.items():
         torch.testing.assert_close(column, table.columns[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["apan", "tgn"])
+def test_nodes_that_were_kept_from_training_may_have_none_of_its_events(model, tmp_path):
+    """Then training has every event before validation, and nothing of a later one must be known twice."""
+    pairs = [(i % 7, 7 + i * 5 % 6, i) for i in range(280)] + [(20 + i % 7, 27 + i % 9, 280 + i) for i in range(120)]
+    (tmp_path / "e.csv").write_text("src,dst,t\n" + "".join(f"{u},{v},{t}\n" for u, v, t in pairs))
+    config = replace(SMALL, data=str(tmp_path / "e.csv"), model=model, fanout="10", new=0.1, out=tmp_path / "run")
+    session.train("pres", config)
+    state = checkpoint.load(tmp_path / "run" / "checkpoints" / "best.pt", needs=("epoch", "model"))
+    net, table, views = stream_runs.restored(config, state)
+    assert views.numbers.numel() == views.val and not views.known.all()
+    evaluate = stream_runs.scorer(config, views, net, table, device_of(config.device))
+    for split, (first, end) in views.splits.items():
+        list(evaluate.passes(first, end, evaluate.negatives[split]))
+    used = live(tmp_path / "run")
+    for name, column in used._table.columns.items():
+        torch.testing.assert_close(column, table.columns[name], rtol=1e-5, atol=1e-6)
+    csr = used._growing.csrs["lived"]
+    assert csr.event.numel() + (csr.tail.size if csr.tail else 0) == 2 * views.events.num_events
+
+
+def test_ids_of_any_whole_type_are_observed(run):
+    used = live(run)
+    used.observe(torch.tensor([1], dtype=torch.uint8), torch.tensor([40], dtype=torch.uint16), [used.now])
+    assert used.score(np.array([1], dtype=np.uint32), [40]).isfinite().all()
 
 
 def test_a_bipartite_stream_grows_by_destinations_and_by_sources_that_have_room(tmp_path):

@@ -110,8 +110,9 @@ class Events:
         nodes = self.num_nodes + sources
         kind = torch.int32 if nodes < 2**31 else torch.int64
         dst = scratch.empty(self.num_events, dtype=kind)
-        torch.add(self.dst, sources, out=dst)
-        return replace(self, dst=dst, num_nodes=nodes, num_src=self.num_src + sources, kept={})
+        for some in scratch.blocks(self.num_events, 1):
+            dst[some] = self.dst[some].long() + sources
+        return replace(self, src=self.src.to(kind), dst=dst, num_nodes=nodes, num_src=self.num_src + sources, kept={})
 
     def demand_follows(self, later: Events) -> None:
         """Refuse events that cannot be appended to these.
@@ -127,6 +128,11 @@ class Events:
             raise InputError(
                 f"the later events have {later.num_src:,} sources, the stream {self.num_src:,}: destinations would be"
                 " other nodes. Give events of one stream, numbered as it is."
+            )
+        if later.t.is_floating_point() and not self.t.is_floating_point():
+            raise InputError(
+                "the later events have moments with fractions (float64), the stream whole numbers (int64). Give whole"
+                " numbers, or prepare the stream again with fractions."
             )
         if self.num_events and later.num_events and bool(later.t[0] < self.t[-1]):
             raise InputError(
@@ -216,7 +222,7 @@ def stream(
         raise InputError("the stream has no event. Give at least one.")
     if feat is not None and feat.dim() != 2:
         raise InputError(f"feat is {list(feat.shape)}. Give [E, F]: a row of numbers an event.")
-    src, dst = _signed(src), _signed(dst)
+    src, dst = signed(src), signed(dst)
     nodes = _num_nodes(src, dst, num_nodes, known)
     label = None if label is None else whole(label, "label")
     t = t.to(torch.float64) if t.is_floating_point() else t.to(torch.int64)
@@ -245,7 +251,7 @@ def stream(
     )  # fmt: skip
 
 
-def _signed(ids: Tensor) -> Tensor:
+def signed(ids: Tensor) -> Tensor:
     """Ids of unsigned types as int64, which torch compares; those beyond its range become negative, and are refused."""
     return ids.to(torch.int64) if ids.dtype in (torch.uint16, torch.uint32, torch.uint64) else ids
 

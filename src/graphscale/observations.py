@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphscale.errors import InputError
-from graphscale.events import Events, stream
+from graphscale.events import Events, signed, stream
 
 Nodes = Tensor | np.ndarray | list[int]
 
@@ -64,7 +64,7 @@ def numbers(values: Any, name: str) -> Tensor:
         InputError: where it is no numbers.
     """
     try:
-        return torch.as_tensor(values)
+        return signed(torch.as_tensor(values))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{name} = {values!r} are no numbers. Give a list, an array or a tensor of numbers."

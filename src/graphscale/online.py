@@ -197,9 +197,9 @@ def live(
     found, table, views = stream_runs.restored(stream_runs.elsewhere(config, data), saved)
     events = views.events
     past = events.select(torch.arange(views.val))
-    plain = not config.new and not past.directed
+    plain = views.numbers.numel() == views.val and not past.directed
     # What a node takes in leaves out training's hidden events (--new); neighbours are sampled of all, as in evaluation.
-    lived = (past.csr if plain else views.lived(upto=views.val), False)
+    lived = (past.csr if plain else views.alone(views.numbers, directed=False), False)
     csrs = {"seen": (past.csr, past.directed) if config.fanouts() else lived, "lived": lived}
     growing = Growing(past, csrs, merged=config.neighbors == "uniform")
     sampler = stream_runs.sampler(config, past, csrs["seen"][0])

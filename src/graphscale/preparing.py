@@ -137,10 +137,13 @@ def prepare_events(
 
 def _parted(events: Events, num_src: int) -> Events:
     """Events as those of a bipartite stream."""
-    return stream(
+    if num_src < 0:
+        raise InputError(f"num_src {num_src:,}: a number of sources is needed, or 0 where a node may be either.")
+    parted = stream(
         events.src, events.dst, events.t, num_nodes=events.num_nodes, feat=events.feat, label=events.label,
         num_src=num_src, directed=events.directed,
     )  # fmt: skip
+    return replace(parted, notes=events.notes)
 
 
 def append_events(source: Any, to: str | Path) -> Events:
@@ -164,7 +167,7 @@ def append_events(source: Any, to: str | Path) -> Events:
     elif isinstance(source, Events):
         later = source
     else:
-        later = streams.from_temporal_data(source, directed=before.directed)
+        later = streams.from_temporal_data(source, directed=before.directed, known=before.num_nodes)
     if before.bipartite and not later.bipartite:  # a plain file does not say where sources end
         later = _parted(later, before.num_src)
     made = {**said, "appended": [*said.get("appended", []), str(source)], "versions": probe.versions()}

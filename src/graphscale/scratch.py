@@ -41,13 +41,22 @@ def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
     A row of 400 bytes from a random place of 2 GB costs 0.4 us in pages of 4 kB, for the processor has to look up where
     the page is, and 0.05 us in pages of 2 MB.
+
+    Raises:
+        InputError: where there is no memory for it.
     """
     size = prod(shape) * dtype.itemsize
     if size < _LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.zeros(shape, dtype=dtype)
     if size > _IN_MEMORY:
         heap.give_back()  # what reading the data took and left would lie beside it
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise InputError(
+            f"there is no memory for a table of {size / 1e6:,.0f} MB ({error.strerror}). Let it lie on disk (--memory,"
+            " --histories or --rows disk, as the recipe calls it), or give it fewer numbers a row."
+        ) from error
     with contextlib.suppress(OSError):  # a system without them: small ones
         pages.madvise(mmap.MADV_HUGEPAGE)
     return torch.from_numpy(np.frombuffer(pages, dtype=np.uint8)).view(dtype).view(shape)

@@ -265,6 +265,10 @@ def evaluate(
         raise InputError(
             f"{path} is a run of {recipe}: negatives, ranked and baselines are of links in a stream (pres)."
         )
+    if (asked or baselines) and getattr(config, "task", "links") != "links":
+        raise InputError(
+            f"{path} foretells states, which are told from no negatives. Leave negatives and baselines out."
+        )
     asked = checked(type(config), asked, "evaluate")
     config = replace(config, data=data or config.data, device=device or config.device, **asked)
     if config.threads is not None:
@@ -277,7 +281,7 @@ def evaluate(
         state = folder.best(file)
         scores = module.scores(config, state)
         results.append({"epoch": state["epoch"], **{split: dict(values) for split, values in scores.items()}})
-    common: dict[str, Any] = {"recipe": recipe, "data": config.data}
+    common: dict[str, Any] = {"recipe": recipe, "data": config.data, **asked}
     if missing := [seed for seed, file in zip(seeds, best, strict=True) if not file.is_file()]:
         common["missing_seeds"] = missing
     if baselines:

@@ -39,10 +39,14 @@ class StreamViews:
         return {"val": (self.val, self.test), "test": (self.test, self.events.num_events)}
 
     def csr(self, numbers: Tensor, *, directed: bool) -> TemporalCsr:
-        """Every node's events among some, by their numbers in the whole stream."""
-        events = self.events
+        """Every node's events among some, by their numbers in the whole stream; there may be later ones behind."""
         if numbers.numel() and int(numbers[-1]) == numbers.numel() - 1:
             return self.first(numbers.numel(), directed=directed)
+        return self.alone(numbers, directed=directed)
+
+    def alone(self, numbers: Tensor, *, directed: bool) -> TemporalCsr:
+        """As ``csr``, without an event of any other number: later ones may be put behind."""
+        events = self.events
         part = temporal_csr(events.src[numbers], events.dst[numbers], events.num_nodes, directed=directed)
         return TemporalCsr(part.indptr, part.neighbour, numbers[part.event])
 
@@ -58,9 +62,9 @@ class StreamViews:
         """Every node's events of training, as its neighbours see them."""
         return self.csr(self.numbers, directed=self.events.directed)
 
-    def lived(self, *, upto: int | None = None) -> TemporalCsr:
-        """What nodes take in, from either end: events of training, and those after it up to one."""
-        end = self.events.num_events if upto is None else upto
+    def lived(self) -> TemporalCsr:
+        """What nodes take in, from either end: events of training, and those after it."""
+        end = self.events.num_events
         if self.numbers.numel() == self.val:  # no node is kept from training
             return self.first(end, directed=False)
         return self.csr(torch.cat([self.numbers, torch.arange(self.val, end)]), directed=False)

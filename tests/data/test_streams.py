@@ -157,6 +157,21 @@ def test_events_of_every_kind_are_appended(tmp_path):
     assert graphscale.append_events(second, tmp_path / "s").identity() == first.appended(second).identity()
     data = TemporalData(src=torch.tensor([4]), dst=torch.tensor([0]), t=torch.tensor([9]))
     assert graphscale.append_events(data, tmp_path / "s").num_nodes == 5
+    with pytest.raises(InputError, match="fractions"):
+        graphscale.append_events(TemporalData(src=data.src, dst=data.dst, t=torch.tensor([9.5])), tmp_path / "s")
+
+
+def test_a_later_event_may_name_any_node_of_a_large_stream(tmp_path):
+    first = stream(torch.tensor([0]), torch.tensor([1]), torch.tensor([1]), num_nodes=1_500_000)
+    graphscale.prepare_events(first, tmp_path / "s")
+    data = TemporalData(src=torch.tensor([0]), dst=torch.tensor([1_499_999]), t=torch.tensor([5]))
+    assert graphscale.append_events(data, tmp_path / "s").num_nodes == 1_500_000
+
+
+def test_numbers_of_nodes_grow_beyond_int32():
+    few = stream(torch.tensor([0]), torch.tensor([5]), torch.tensor([1]), num_nodes=6, num_src=5)
+    huge = replace(few, dst=torch.tensor([2**31 - 5], dtype=torch.int32), num_nodes=2**31 - 4)
+    assert huge.roomier(100).dst.tolist() == [2**31 + 95]
 
 
 def test_jodies_later_files_go_on_with_its_items(tmp_path):

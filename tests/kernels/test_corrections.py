@@ -41,6 +41,16 @@ def test_the_correction_and_its_gradients(kind):
             torch.testing.assert_close(a, b, **near)
 
 
+@pytest.mark.parametrize("size", [1e-15, 1e-6, 1e6, 1e12])
+def test_the_penalty_does_not_depend_on_the_length_of_memories(size):
+    before, after = (x.float() for x in rows(seed=4))
+    scaled = (size * after).requires_grad_()
+    found = incoherence(size * before, scaled)
+    if size > 1e-8:  # the length of what comes out is bounded from below
+        torch.testing.assert_close(found, incoherence(before, after), rtol=1e-4, atol=1e-6)
+    assert found.isfinite() and torch.autograd.grad(found, scaled)[0].isfinite().all()
+
+
 def test_the_penalty_alone_needs_no_gradient_of_the_rest():
     before, measured = rows()
     measured.requires_grad_()

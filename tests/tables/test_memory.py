@@ -9,7 +9,7 @@ import torch
 from streams import DIM, NODES, Made, small
 
 from graphscale.events import stream
-from graphscale.tables.mailbox import Mailbox
+from graphscale.tables.mailbox import Mailbox, PredictiveMailbox
 from graphscale.tables.memory import Memory
 from graphscale.tables.predictive import Prediction, Predictive
 
@@ -183,6 +183,32 @@ def test_a_memory_of_another_shape_is_refused():
     events = small()
     with pytest.raises(ValueError, match="cannot fill"):
         Memory(events, events.csr, DIM).load_state_dict(Memory(events, events.csr, DIM + 1).state_dict())
+
+
+@pytest.mark.parametrize("kind", [Memory, Predictive, PredictiveMailbox])
+def test_a_row_is_kept_once_however_often_it_is_written(kind):
+    events = small(num_events=200)
+    more = {} if kind is Memory else {"prediction": Prediction()}
+    table, ids = kind(events, events.csr, 4, **more), torch.arange(events.num_nodes)
+
+    def write(newest):
+        table.write(ids, torch.full((ids.numel(), 4), float(newest)), torch.full((ids.numel(),), newest))
+
+    for newest in (3, 9):
+        write(newest)
+    before = {name: column.clone() for name, column in table.columns.items()}
+    with table.alone():
+        sizes = []
+        for newest in (20, 40, 80):
+            write(newest)
+            sizes.append(sum(row.numel() for _, _, rows in table._journal for row in rows.values()))
+        assert sizes[0] == sizes[1] == sizes[2] > 0
+        inside = {name: column.clone() for name, column in table.columns.items()}
+        with table.alone():  # a mark within: back to it, and then to the first one
+            write(120)
+        assert all(torch.equal(column, inside[name]) for name, column in table.columns.items())
+        write(150)
+    assert all(torch.equal(column, before[name]) for name, column in table.columns.items())
 
 
 def test_reading_and_writing_cost_what_they_touch():

@@ -247,13 +247,14 @@ def _jodie(table: Any, directed: bool, num_src: int) -> Events:
     )  # fmt: skip
 
 
-def from_temporal_data(data: Any, *, directed: bool = False, num_src: int = 0) -> Events:
+def from_temporal_data(data: Any, *, directed: bool = False, num_src: int = 0, known: int = 0) -> Events:
     """PyG's ``TemporalData``, with ``msg`` as features and ``y`` as labels.
 
     Args:
         data: in any order.
         directed: a node's neighbours are the sources of its events alone.
         num_src: where sources are nodes below it and destinations the others, which nothing in the data says.
+        known: nodes of the stream that these events go on with.
 
     Raises:
         InputError: where it is no sound stream.
@@ -266,7 +267,7 @@ def from_temporal_data(data: Any, *, directed: bool = False, num_src: int = 0) -
     msg, y = getattr(data, "msg", None), getattr(data, "y", None)
     return stream(
         src, dst, t, feat=None if msg is None else msg.reshape(len(src), -1), label=y, num_src=num_src,
-        directed=directed, sort=True,
+        directed=directed, sort=True, known=known,
     )  # fmt: skip
 
 

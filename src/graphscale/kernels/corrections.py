@@ -161,7 +161,7 @@ def _correct(
         share[i] = 0
         if own > 0:
             theirs = max(theirs, measured.dtype.type(1e-16))
-            scale = 1 / np.sqrt(own * theirs)
+            scale = 1 / (np.sqrt(own) * np.sqrt(theirs))  # the product of large squares may overflow
             share[i, 0], share[i, 1], share[i, 2] = -scale, along * scale / theirs, 1 - along * scale
 
 

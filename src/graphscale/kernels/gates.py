@@ -31,10 +31,12 @@ def gated(told: Tensor, mine: Tensor, state: Tensor) -> Tensor:
         mine: [u, 4 d] what the state adds to r, z, n, and to n where r lets it.
         state: [u, d], a constant.
     """
+    rows, d = state.shape
+    if told.shape != (rows, 3 * d) or mine.shape != (rows, 4 * d):  # a compiled loop does not look
+        raise ValueError(f"told {list(told.shape)} and mine {list(mine.shape)} of states {list(state.shape)}")
     if told.device.type == "cpu":
         out: Tensor = _Gates.apply(*(wide_of(x) for x in (told, mine, state)))  # type: ignore[no-untyped-call]
         return out
-    d = state.shape[1]
     reset, update = (told[:, : 2 * d] + mine[:, : 2 * d]).sigmoid().split(d, dim=1)
     fresh = torch.tanh(told[:, 2 * d :] + mine[:, 2 * d : 3 * d] + reset * mine[:, 3 * d :])
     return torch.lerp(fresh, state.to(fresh.dtype), update)

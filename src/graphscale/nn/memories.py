@@ -72,7 +72,7 @@ class Messages(nn.Module):
             other: [u, d + F] the other ends' memories and the events' features.
             phi: [u, T] encoded times.
         """
-        d, cell, rows = self.dim, self.cell, len(state)
+        d, cell, rows, carried = self.dim, self.cell, len(state), state
         state, other, phi = (even(x) for x in (state, other, phi))
         own, far, by_time = cell.weight_ih.split([d, other.shape[1], phi.shape[1]], dim=1)
         told = torch.addmm(F.linear(other, far), phi, by_time.t())
@@ -81,7 +81,8 @@ class Messages(nn.Module):
         (gates, fresh), (held, kept) = (x.split([2 * d, d]) for x in (own, cell.weight_hh))
         (bias, fresh_bias), (held_bias, kept_bias) = (x.split([2 * d, d]) for x in (cell.bias_ih, cell.bias_hh))
         weight, all_bias = torch.cat([gates + held, fresh, kept]), torch.cat([bias + held_bias, fresh_bias, kept_bias])
-        return gated(told, F.linear(state, weight, all_bias), state)[:rows]
+        mine = F.linear(state, weight, all_bias)
+        return gated(told[:rows], mine[:rows], carried)  # what a gate keeps is carried as it is, in bfloat16 too
 
 
 class Mails(nn.Module):

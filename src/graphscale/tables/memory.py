@@ -70,7 +70,9 @@ class Memory:
         }
         if when == "snapshot":
             self.columns["other"] = self._zeros(dim)
-        self._journal: list[tuple[Tensor, dict[str, Tensor]]] | None = None
+        self._journal: list[tuple[str, Tensor, dict[str, Tensor]]] | None = None
+        # Which rows are in the journal since the latest mark, by what they are of.
+        self._noted = {"node": torch.zeros(self.num_rows, dtype=torch.bool)}
 
     def _zeros(self, *shape: int) -> Tensor:
         make = scratch.zeros_on_disk if self.disk else scratch.zeros
@@ -152,6 +154,7 @@ class Memory:
         grown = events.num_nodes - self.num_rows
         self.events, self.csr, self.num_rows = events, csr, events.num_nodes
         if grown > 0:
+            self._noted["node"] = torch.nn.functional.pad(self._noted["node"], (0, grown))
             for name, column in self._by_node().items():
                 longer = (scratch.zeros_on_disk if self.disk else scratch.zeros)(
                     self.num_rows, *column.shape[1:], dtype=column.dtype
@@ -182,14 +185,21 @@ class Memory:
         """Nothing to do: a write is complete when it returns."""
 
     def snapshot(self) -> object:
-        """A mark; from here on what is overwritten is kept, so that going back costs what was touched."""
+        """A mark; from here on what is overwritten is kept, once, so that going back costs what was touched."""
         self._journal = [] if self._journal is None else self._journal
+        self._forget()
         return len(self._journal)
+
+    def _forget(self) -> None:
+        """Rows may be kept once more: those before the latest mark are older."""
+        for kind, ids, _ in self._journal or ():
+            self._noted[kind][ids] = False
 
     def restore(self, mark: object) -> None:
         """The table as it was at the mark; marks made since are gone."""
         assert isinstance(mark, int) and self._journal is not None
-        for ids, rows in reversed(self._journal[mark:]):
+        self._forget()
+        for _, ids, rows in reversed(self._journal[mark:]):
             for name, old in rows.items():
                 self.columns[name][ids] = old
         del self._journal[mark:]
@@ -197,8 +207,18 @@ class Memory:
             self._journal = None
 
     def _keep(self, ids: Tensor) -> None:
-        if self._journal is not None:
-            self._journal.append((ids, {name: column[ids] for name, column in self._by_node().items()}))
+        """Rows of nodes that are about to change."""
+        self._note("node", ids, self._by_node())
+
+    def _note(self, kind: str, ids: Tensor, columns: dict[str, Tensor]) -> None:
+        """Keep rows that are not kept yet."""
+        if self._journal is None:
+            return
+        noted = self._noted[kind]
+        ids = ids[~noted[ids]]
+        noted[ids] = True
+        if ids.numel():
+            self._journal.append((kind, ids, {name: column[ids] for name, column in columns.items()}))
 
     def _by_node(self) -> dict[str, Tensor]:
         """The columns with a row a node."""

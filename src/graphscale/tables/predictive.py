@@ -59,6 +59,7 @@ class Predictive(Memory):
         self.prediction = prediction
         rows, parts = min(prediction.anchors or self.num_rows, self.num_rows), prediction.components
         self.anchors = rows
+        self._noted["anchor"] = torch.zeros(rows, dtype=torch.bool)
         self.columns["xi"] = scratch.zeros(rows, parts, self.dim, dtype=self.dtype)
         self.columns["count"] = torch.zeros(rows, parts)
         if prediction.spread:
@@ -131,6 +132,7 @@ class Predictive(Memory):
         super().follow(events, csr)
         if own and grown > 0:
             self.anchors = self.num_rows
+            self._noted["anchor"] = torch.nn.functional.pad(self._noted["anchor"], (0, grown))
             for name in self.columns.keys() - self._by_node().keys():
                 column = self.columns[name]
                 self.columns[name] = torch.cat([column, column.new_zeros(grown, *column.shape[1:])])
@@ -140,8 +142,6 @@ class Predictive(Memory):
 
     def _keep(self, ids: Tensor) -> None:
         super()._keep(ids)
-        if self._journal is not None:
-            anchor = self.anchor(ids).unique()
-            own = self._by_node()
-            kept = {name: column[anchor] for name, column in self.columns.items() if name not in own}
-            self._journal.append((anchor, kept))
+        own = self._by_node()
+        others = {name: column for name, column in self.columns.items() if name not in own}
+        self._note("anchor", self.anchor(ids).unique(), others)
