@@ -24,7 +24,7 @@ LAYERS = tuple(
     recipes
     folder profiling
     console prediction launch orphan interrupt settings places progress saving session outputs preparing \
-    search_space study_config study study_result tuning advising online people api tools cli __main__
+    search_space study_config study study_result tuning advising observations online people api tools cli __main__
     """.strip().splitlines()
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
