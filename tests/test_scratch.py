@@ -92,6 +92,15 @@ def test_zeros_in_memory_are_zeros_that_can_be_written(rows, dtype, monkeypatch)
     assert int(array.long().sum()) == 7 * (rows - rows // 2)
 
 
+def test_a_table_without_memory_is_refused(monkeypatch):
+    def none(*_, **__):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(scratch.mmap, "mmap", none)
+    with pytest.raises(InputError, match="4,295 MB .* on disk"):
+        scratch.zeros(1 << 30)
+
+
 def test_large_zeros_cost_nothing_before_they_are_written():
     code = """
 from graphscale import probe, scratch

@@ -283,6 +283,21 @@ def test_a_run_is_scored_beside_other_negatives_and_baselines(tmp_path, capsys):
         graphscale.evaluate(tmp_path / "run", negatives="near")
 
 
+def test_states_are_told_from_no_negatives(tmp_path):
+    trained(tmp_path / "run", task="states")
+    for asked in ({"ranked": 5}, {"baselines": True}):
+        with pytest.raises(InputError, match="foretells states"):
+            graphscale.evaluate(tmp_path / "run", **asked)
+
+
+def test_batches_that_are_not_made_ahead_are_told_of(monkeypatch):
+    monkeypatch.setattr(stream_runs.os, "sched_getaffinity", lambda _: {0}, raising=False)
+    for asked, told in ((8, True), (TINY.prefetch, False)):
+        config = replace(TINY, prefetch=asked)
+        run = stream_runs.build(config, stream_views.read(config), 0)
+        assert run.prefetch == 0 and any("--prefetch 8" in note for note in run.notes) == told
+
+
 def test_few_negatives_make_hits_say_nothing_and_that_is_said():
     config = replace(TINY, ranked=5)
     run = stream_runs.build(config, stream_views.read(config), 0)
