@@ -10,6 +10,7 @@ from numba import njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
 
+from graphscale.kernels.event_loops import _add
 from graphscale.kernels.threads import looped
 
 Array = NDArray[Any]
@@ -51,6 +52,7 @@ def _delivered(
     nodes: Array, starts: Array, which: Array, event: Array, mails: Array, mean: bool, mail: Array, sent: Array,
     arrived: Array,
 ) -> None:  # fmt: skip
+    one = mails.dtype.type(1)
     for chunk in prange((len(nodes) + _CHUNK - 1) // _CHUNK):
         total = np.empty(mails.shape[1], dtype=mails.dtype)  # of its own, so that sums compile to vectors
         for i in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, len(nodes))):
@@ -64,16 +66,10 @@ def _delivered(
             if mean:
                 total[:] = mails[which[first]]
                 for j in range(first + 1, stop):
-                    _add(mails[which[j]], total)
+                    _add(one, mails[which[j]], total)
                 total /= stop - first
                 mail[v, place] = total
             else:
                 mail[v, place] = mails[last]
             sent[v, place] = event[last]
             arrived[v] += 1
-
-
-@njit(inline="always")
-def _add(x: Array, out: Array) -> None:
-    for d in range(len(out)):
-        out[d] += x[d]

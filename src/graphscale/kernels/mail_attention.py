@@ -74,11 +74,12 @@ class _Attend(torch.autograd.Function):
     ) -> Found:  # fmt: skip
         from graphscale.kernels import mail_loops as loops
 
-        ctx.scale = (np.float64 if asked.dtype == torch.float64 else np.float32)(1 / (1 - below / 2**32))
+        kind = np.float64 if asked.dtype == torch.float64 else np.float32
+        ctx.slope, ctx.scale = kind(SLOPE), kind(1 / (1 - below / 2**32))
         share = asked.new_empty(nodes.numel(), asked.shape[0], there.shape[1])
         low = torch.empty(share.shape, dtype=torch.bool)
         sums, total = torch.empty_like(asked), torch.empty_like(bias)
-        given = (nodes, there, age, mail, w, b, asked, bias)
+        given = (nodes, there, age, mail, w, b, asked, bias, ctx.slope)
         looped(
             loops.attend, *given, drawn.numpy().view(np.uint32), np.uint32(below), ctx.scale, share, low, sums, total
         )
@@ -94,7 +95,21 @@ class _Attend(torch.autograd.Function):
         learned = ctx.needs_input_grad[2]
         to_asked, to_bias = torch.empty_like(asked), torch.empty_like(of_total)
         parts = asked.new_empty(2, -(-nodes.numel() // loops.CHUNK), w.numel() if learned else 0)
-        given = (nodes, there, age, mail, w, b, asked, ctx.scale, share, low, grad.contiguous(), of_total.contiguous())
+        given = (
+            nodes,
+            there,
+            age,
+            mail,
+            w,
+            b,
+            asked,
+            ctx.slope,
+            ctx.scale,
+            share,
+            low,
+            grad.contiguous(),
+            of_total.contiguous(),
+        )
         looped(loops.attend_back, *given, to_asked, to_bias, *parts)
         to_w, to_b = parts.sum(1).to(w.dtype) if learned else (None, None)
         return to_asked, to_bias, to_w, to_b, None, None, None, None, None, None

@@ -20,18 +20,17 @@ from graphscale.kernels.waves import wave, wave_and_slope
 
 Array = NDArray[Any]
 _SUMS = {"contract", "reassoc", "nsz", "arcp"}
-_SLOPE = 0.2
 CHUNK = 16  # nodes of one partial sum, whatever the threads: sums do not depend on their number
 
 
 @njit(parallel=True, nogil=True, cache=True, fastmath=_SUMS)
 def attend(
-    nodes: Array, there: Array, age: Array, mail: Array, w: Array, b: Array, asked: Array, bias: Array, drawn: Array,
-    below: Any, scale: Any, share: Array, low: Array, sums: Array, total: Array,
+    nodes: Array, there: Array, age: Array, mail: Array, w: Array, b: Array, asked: Array, bias: Array, slope: Any,
+    drawn: Array, below: Any, scale: Any, share: Array, low: Array, sums: Array, total: Array,
 ) -> None:  # fmt: skip
     """Shares [u, H, S], which scores are ``low``, sums [H, u, D] by the shares that are kept, their total [u, H]."""
     heads, slots, width, times = asked.shape[0], there.shape[1], mail.shape[2], len(w)
-    nothing, slope = asked.dtype.type(0), asked.dtype.type(_SLOPE)
+    nothing = asked.dtype.type(0)
     for chunk in prange((len(nodes) + CHUNK - 1) // CHUNK):
         told = np.empty((slots, times), dtype=asked.dtype)
         for i in range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(nodes))):
@@ -74,15 +73,15 @@ def attend(
 
 @njit(parallel=True, nogil=True, cache=True, fastmath=_SUMS)
 def attend_back(
-    nodes: Array, there: Array, age: Array, mail: Array, w: Array, b: Array, asked: Array, scale: Any, share: Array,
-    low: Array, grad: Array, of_total: Array, to_asked: Array, to_bias: Array, to_w: Array, to_b: Array,
+    nodes: Array, there: Array, age: Array, mail: Array, w: Array, b: Array, asked: Array, slope: Any, scale: Any,
+    share: Array, low: Array, grad: Array, of_total: Array, to_asked: Array, to_bias: Array, to_w: Array, to_b: Array,
 ) -> None:  # fmt: skip
     """Gradients to what is asked and to the bias, and of a chunk's nodes to w and b.
 
     Where w and b are constants ``to_w`` and ``to_b`` have no column.
     """
     heads, slots, width, times, learned = asked.shape[0], there.shape[1], mail.shape[2], len(w), to_w.shape[1] > 0
-    nothing, slope = asked.dtype.type(0), asked.dtype.type(_SLOPE)
+    nothing = asked.dtype.type(0)
     for chunk in prange((len(nodes) + CHUNK - 1) // CHUNK):
         told, steep = np.empty((slots, times), dtype=asked.dtype), np.empty((slots, times), dtype=asked.dtype)
         to_score, to_told = np.empty(slots, dtype=asked.dtype), np.empty((slots, times), dtype=asked.dtype)
